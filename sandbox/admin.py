@@ -1,0 +1,68 @@
+"""/sandbox: what a person or a test asks of the sandbox itself.
+
+    GET    /sandbox/status   {"dir", "pid", "requests": {"transfer POST /v0.10/transfer": n}, "executions": {service:
+                             {id: n}}, "faults": […]}; requests are counted since this server started
+    GET    /sandbox/faults   the faults that are left and used up
+    POST   /sandbox/faults   add one (see faults.py) → {"id"}
+    DELETE /sandbox/faults   forget all
+    POST   /sandbox/reset    back to the first day
+
+An effective execution is work that was really done: a service notes it by `count_execution` when a task or a job begins
+its work anew, not when it resumes. More than one for the same work is a bug in whoever submitted it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
+
+from sandbox.box import Box, Documents
+
+
+def count_execution(docs: Documents, service: str, work: str) -> None:
+    """Note that `work` (a task id, a job's name) was begun by a service; within the transaction that begins it."""
+    known = docs.get("execution", f"{service} {work}") or {"service": service, "work": work, "count": 0}
+    docs.put("execution", f"{service} {work}", {**known, "count": known["count"] + 1})
+
+
+def executions(box: Box) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for doc in box.all("execution"):
+        found.setdefault(doc["service"], {})[doc["work"]] = doc["count"]
+    return found
+
+
+def routes(box: Box, counts: dict[str, int], reset: Callable[[], None]) -> list[BaseRoute]:
+    def status(_: Request) -> JSONResponse:
+        document = {"dir": str(box.dir), "pid": os.getpid(), "requests": counts, "executions": executions(box)}
+        return JSONResponse({**document, "faults": box.faults()})
+
+    async def add_fault(request: Request) -> JSONResponse:
+        fault = await request.json()
+        if not isinstance(fault, dict) or not {"service", "kind"} <= fault.keys():
+            return JSONResponse({"message": 'a fault is {"service", "kind", …}; see sandbox/faults.py'}, 400)
+        return JSONResponse({"id": box.add_fault(fault)}, 201)
+
+    def list_faults(_: Request) -> JSONResponse:
+        return JSONResponse({"faults": box.faults()})
+
+    def clear_faults(_: Request) -> JSONResponse:
+        box.clear_faults()
+        return JSONResponse({"faults": []})
+
+    def start_again(_: Request) -> JSONResponse:
+        reset()
+        counts.clear()
+        return JSONResponse({"reset": True})
+
+    return [
+        Route("/status", status),
+        Route("/faults", list_faults, methods=["GET"]),
+        Route("/faults", add_fault, methods=["POST"]),
+        Route("/faults", clear_faults, methods=["DELETE"]),
+        Route("/reset", start_again, methods=["POST"]),
+    ]

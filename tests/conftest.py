@@ -1,0 +1,121 @@
+"""Fixtures for all tests: `sandbox`, a running server with the facilities, back to its first day for every test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox import workers
+from sandbox.box import Box
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Sandbox:
+    """A sandbox server as a process of its own, below one folder, on a free port.
+
+    Attributes:
+        dir: its folder; the disks are below it. box: its state, shared with the server.
+        url: "http://127.0.0.1:PORT"; the same after a restart.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.dir = directory.resolve()
+        self.box = Box(self.dir)
+        self.url = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it listens."""
+        (self.dir / "address.json").unlink(missing_ok=True)
+        with (self.dir / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sandbox", "serve", "--dir", str(self.dir)], cwd=ROOT, stdout=log, stderr=log
+            )
+        until = time.monotonic() + 30
+        while not (self.dir / "address.json").exists():
+            if self._process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError("the sandbox did not start:\n" + (self.dir / "server.log").read_text())
+            time.sleep(0.02)
+        self.url = json.loads((self.dir / "address.json").read_text())["url"]
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9 of the server; movers and jobs go on."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def down(self) -> None:
+        """End the server and everything that it started."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        left = workers.end_all(self.dir)
+        assert not left, f"detached workers that could not be ended: {left}"
+
+    def call(self, method: str, path: str, document: Any = None) -> Any:
+        """One request to the sandbox, JSON in and out: `call("GET", "/sandbox/status")`."""
+        data = None if document is None else json.dumps(document).encode()
+        request = urllib.request.Request(
+            self.url + path, method=method, data=data, headers={"Content-Type": "application/json"}
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def reset(self) -> None:
+        if not self.running:
+            self.start()
+        self.call("POST", "/sandbox/reset")
+
+    def fault(self, service: str, kind: str, **more: Any) -> int:
+        """Add a fault: `fault("transfer", "status", route="POST /v0.10/transfer", when="after", code=502)`."""
+        return self.box.add_fault({"service": service, "kind": kind, **more})
+
+    def requests(self) -> dict[str, int]:
+        """{"transfer POST /v0.10/transfer": n} since the server started or was reset."""
+        counts: dict[str, int] = self.call("GET", "/sandbox/status")["requests"]
+        return counts
+
+    def executions(self, service: str) -> dict[str, int]:
+        """{task or job: how often it was really done}."""
+        counts: dict[str, int] = self.call("GET", "/sandbox/status")["executions"].get(service, {})
+        return counts
+
+    def credentials(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.dir / "credentials.json").read_text())
+        return document
+
+
+@pytest.fixture(scope="session")
+def _sandbox_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+    server = Sandbox(tmp_path_factory.mktemp("sandbox"))
+    try:
+        yield server
+    finally:
+        server.down()
+
+
+@pytest.fixture
+def sandbox(_sandbox_of_the_session: Sandbox) -> Iterator[Sandbox]:
+    """The session's sandbox, back to its first day. A test may kill it and start it again."""
+    _sandbox_of_the_session.reset()
+    yield _sandbox_of_the_session
