@@ -33,15 +33,7 @@ from sandbox.box import Box
 from sandbox.faults import FaultMiddleware
 
 PREFIXES = {"auth": "/auth", "transfer": "/transfer", "sfapi": "/sfapi", "scicat": "/scicat/api"}
-OURS = (
-    "state.db",
-    "state.db-wal",
-    "state.db-shm",
-    "address.json",
-    "credentials.json",
-    "collections.json",
-    "server.lock",
-)
+KEPT = ("state.db", "server.", "address.json", "credentials.json", "collections.json")  # how their names begin
 
 
 def services() -> dict[str, ModuleType]:
