@@ -1,0 +1,49 @@
+"""Has a detector finished writing a scan? Decided by watching it with our own clock, never by the disk's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What our listings have seen of one file: since when, by our clock, size and mtime have not changed."""
+
+    path: str
+    bytes: int
+    mtime: datetime
+    first_seen: datetime
+    unchanged_since: datetime
+
+
+@dataclass(frozen=True)
+class Verdict:
+    settled: bool
+    why: str
+
+
+def settled(
+    files: Iterable[Sighting],
+    missing: Iterable[str],
+    now: datetime,
+    settle: timedelta,
+    companion_wait: timedelta,
+) -> Verdict:
+    """Settled: every file is there with some content, none has changed for `settle`, and the required companions are
+    there or have been waited for. Raw data then goes ahead without them; an analysis that needs them waits."""
+    seen = list(files)
+    if not seen:
+        return Verdict(False, "no file has been seen")
+    for file in seen:
+        if file.bytes == 0 and now - file.first_seen < companion_wait:
+            return Verdict(False, f"{file.path} is empty so far")
+        quiet = now - file.unchanged_since
+        if quiet < settle:
+            return Verdict(False, f"{file.path} changed {quiet.total_seconds():.0f} s ago")
+    lacking = list(missing)
+    waited = now - max(file.first_seen for file in seen)
+    if lacking and waited < companion_wait:
+        return Verdict(False, f"waiting for {', '.join(lacking)} beside {seen[0].path}")
+    return Verdict(True, f"went ahead without {', '.join(lacking)}" if lacking else "")

@@ -1,0 +1,214 @@
+"""What a beamline wants done with its scans, as data: the attributes of `beamlines/<id>/defs.yaml`.
+
+A spec names places and facilities but holds no addresses: those are in the facility file, so that the sandbox and
+production share every spec. `Spec.assets()` turns a spec into the plan that everything else follows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+
+
+class Part(BaseModel):
+    """A block of a spec: a key that it does not know is a mistake, not a wish."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ScanFiles(Part):
+    """Which files under the watched place make a scan."""
+
+    watch: str = Field(description="the place at which the detector writes")
+    files: list[str] = Field(description="glob patterns, relative to the place, of the file that makes a scan")
+    companions: dict[str, str] = Field(
+        default_factory=dict, description="role -> name beside the scan's file, with {stem}: '{stem}_roi.h5'"
+    )
+    required: list[str] = Field(default_factory=list, description="companion roles that an analysis cannot do without")
+    ignore: list[str] = Field(default_factory=lambda: ["**/.*", "**/*.tmp", "**/*.part"])
+    max_depth: int = Field(default=8, ge=0, le=32)
+
+    @field_validator("companions")
+    @classmethod
+    def _templates(cls, value: dict[str, str]) -> dict[str, str]:
+        for role, template in value.items():
+            if "{stem}" not in template or "/" in template:
+                raise ValueError(f"companion {role!r}: {template!r} must contain {{stem}} and no '/'")
+        return value
+
+    @model_validator(mode="after")
+    def _required_are_companions(self) -> ScanFiles:
+        unknown = sorted(set(self.required) - set(self.companions))
+        if unknown:
+            raise ValueError(f"required names {unknown}, which are not among the companions {sorted(self.companions)}")
+        return self
+
+
+class Copy(Part):
+    """A verified copy of every scan in another place."""
+
+    place: str
+    source: str
+    durable: bool = Field(default=False, description="a copy here counts towards 'safe'")
+    encrypt: bool = True
+
+
+class Analysis(Part):
+    """A program that runs on every scan at a compute facility."""
+
+    asset: str
+    program: Literal["xpcs"]
+    place: str = Field(description="the place whose copy the program reads")
+    facility: str = Field(default="nersc", description="the task service that runs it")
+    when: Literal["always", "pattern", "on_request"] = "always"
+    pattern: str | None = None
+    layout: str | dict[str, Any] = Field(description="a layout that als-analysis knows by name, or one in full")
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    directives: dict[str, str] = Field(default_factory=dict, description="Slurm: qos, constraint, time, nodes …")
+
+    @model_validator(mode="after")
+    def _pattern_is_given(self) -> Analysis:
+        if self.when == "pattern" and not self.pattern:
+            raise ValueError(f"analysis {self.asset!r}: when: pattern needs a pattern")
+        return self
+
+
+class Catalog(Part):
+    """How scans of this beamline are entered in SciCat."""
+
+    owner_group: str
+    access_groups: list[str] = Field(default_factory=list)
+    contact_email: str
+    unknown_proposal: str = "unassigned"
+    unknown_investigator: str = "unknown"
+    layout: str | dict[str, Any] | None = Field(default=None, description="how als-describe reads the files' metadata")
+    describe_at: str | None = Field(default=None, description="the place whose copy als-describe reads")
+    facility: str = "nersc"
+    directives: dict[str, str] = Field(default_factory=dict)
+
+
+class Retry(Part):
+    """How often a failed step is tried again, and how soon."""
+
+    attempts: int = Field(default=5, ge=1, le=50)
+    first_s: float = Field(default=30.0, gt=0)
+    most_s: float = Field(default=1800.0, gt=0)
+
+
+class Kind(StrEnum):
+    NOTICED = "noticed"
+    COPY = "copy"
+    ANALYSIS = "analysis"
+    CATALOG = "catalog"
+
+
+class Asset(Part):
+    """One asset of a beamline, as the plan has it.
+
+    `upstream` is lineage; `needs` are the assets without which the step is not due (a catalogue entry has lineage
+    from the analyses but waits only for the first verified copy).
+    """
+
+    name: str
+    kind: Kind
+    upstream: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    copy_to: Copy | None = None
+    analysis: Analysis | None = None
+
+
+class Spec(BaseModel):
+    """A beamline. See `beamlines/bl7011/defs.yaml` for one in full."""
+
+    id: str = Field(description="short name: asset prefix, partitions, jobs")
+    name: str = Field(description="as people say it: 7.0.1.1")
+    title: str
+    technique: str
+    creation_location: str = Field(description="SciCat's creationLocation, /LBNL/ALS/7.0.1.1")
+    owners: list[str] = Field(description="e-mail addresses or 'team:…' shown on every asset")
+    mode: Literal["observe", "copy", "full"] = "full"
+    since: date | None = Field(default=None, description="scans whose files are older are left alone")
+    scans: ScanFiles
+    copies: list[Copy]
+    analyses: list[Analysis] = Field(default_factory=list)
+    catalog: Catalog | None = None
+    retry: Retry = Field(default_factory=Retry)
+
+    @field_validator("id")
+    @classmethod
+    def _id(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError(f"{value!r} must be lower-case letters, digits and _ (it names assets, jobs and tables)")
+        return value
+
+    @model_validator(mode="after")
+    def _places_exist(self) -> Spec:
+        known = {self.scans.watch}
+        for copy in self.copies:
+            if copy.source not in known:
+                raise ValueError(f"copy to {copy.place!r}: source {copy.source!r} is not one of {sorted(known)}")
+            if copy.place in known:
+                raise ValueError(f"copy to {copy.place!r}: the place is named twice")
+            known.add(copy.place)
+        wanted = [(f"analysis {a.asset!r}", a.place) for a in self.analyses]
+        if self.catalog and self.catalog.describe_at:
+            wanted.append(("catalog.describe_at", self.catalog.describe_at))
+        for who, place in wanted:
+            if place not in known:
+                raise ValueError(f"{who}: place {place!r} is not one of {sorted(known)}")
+        names = [asset.name for asset in self.assets()]
+        for name in names:
+            if not NAME.fullmatch(name) or names.count(name) > 1:
+                raise ValueError(f"asset {name!r}: must be lower-case letters, digits and _, and unique")
+        return self
+
+    @property
+    def noticed(self) -> str:
+        return f"raw_at_{self.scans.watch}"
+
+    def assets(self) -> list[Asset]:
+        """The assets in the order in which they come to be; those that `mode` leaves out are not there."""
+        out = [Asset(name=self.noticed, kind=Kind.NOTICED)]
+        if self.mode == "observe":
+            return out
+        for copy in self.copies:
+            source = f"raw_at_{copy.source}"
+            out.append(
+                Asset(name=f"raw_at_{copy.place}", kind=Kind.COPY, upstream=(source,), needs=(source,), copy_to=copy)
+            )
+        if self.mode == "copy":
+            return out
+        for analysis in self.analyses:
+            source = f"raw_at_{analysis.place}"
+            out.append(
+                Asset(name=analysis.asset, kind=Kind.ANALYSIS, upstream=(source,), needs=(source,), analysis=analysis)
+            )
+        if self.catalog:
+            first = f"raw_at_{self.copies[0].place}" if self.copies else self.noticed
+            lineage = tuple(a.asset for a in self.analyses) or (first,)
+            out.append(Asset(name="catalog_entry", kind=Kind.CATALOG, upstream=lineage, needs=(first,)))
+        return out
+
+    def asset(self, name: str) -> Asset:
+        for asset in self.assets():
+            if asset.name == name:
+                return asset
+        raise KeyError(f"beamline {self.id} has no asset {name!r}; it has {[a.name for a in self.assets()]}")
+
+    def analysis(self, asset: str) -> Analysis:
+        found = self.asset(asset).analysis
+        if found is None:
+            raise KeyError(f"{asset!r} of beamline {self.id} is not an analysis")
+        return found
+
+
+def spec_from_attributes(attributes: Mapping[str, Any]) -> Spec:
+    """The spec in the `attributes` of a defs.yaml; raises pydantic's ValidationError."""
+    return Spec.model_validate(dict(attributes))

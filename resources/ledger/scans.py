@@ -1,0 +1,241 @@
+"""What has been seen on the detector's disk, and the scans that it has become."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from beamlines.policy.grouping import PRIMARY, Group
+from beamlines.policy.names import hash_of, key_of
+from beamlines.policy.settled import Sighting
+from resources.ledger.schema import copies, evidence, files, scans, sightings
+from resources.ledger.steps import chunks
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file as a listing showed it."""
+
+    path: str
+    bytes: int
+    mtime: datetime
+
+
+@dataclass(frozen=True)
+class File:
+    id: int
+    role: str
+    path: str
+    bytes: int
+    mtime: datetime
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Scan:
+    id: int
+    beamline: str
+    key: str
+    hash: str
+    path: str
+    proposal: str | None
+    missing: list[str]
+    question: str | None
+    noticed_at: datetime
+    announced_at: datetime | None
+    changed_at: datetime
+
+
+@dataclass(frozen=True)
+class Known:
+    """A sighting as the ledger has it."""
+
+    sighting: Sighting
+    scan_id: int | None
+    refused: str | None
+
+
+def see(tx: Connection, beamline: str, listed: Iterable[Listed], now: datetime) -> dict[str, Known]:
+    """Remember a listing; returns what is now known of each file in it. Writes only what is new or has changed."""
+    entries = {entry.path: entry for entry in listed}
+    out: dict[str, Known] = {}
+    for block in chunks(entries):
+        where = (sightings.c.beamline == beamline) & sightings.c.path.in_(block)
+        for row in tx.execute(sa.select(sightings).where(where)).mappings():
+            entry = entries[row["path"]]
+            since = row["unchanged_since"]
+            if (row["bytes"], row["mtime"]) != (entry.bytes, entry.mtime):
+                since = now
+                changed = {"bytes": entry.bytes, "mtime": entry.mtime, "unchanged_since": now}
+                one = (sightings.c.beamline == beamline) & (sightings.c.path == entry.path)
+                tx.execute(sa.update(sightings).where(one).values(**changed))
+            sighting = Sighting(entry.path, entry.bytes, entry.mtime, row["first_seen"], since)
+            out[entry.path] = Known(sighting, row["scan_id"], row["refused"])
+    new = [entry for path, entry in entries.items() if path not in out]
+    for rows in chunks(new):
+        values = [
+            {"beamline": beamline, "path": e.path, "bytes": e.bytes, "mtime": e.mtime, "first_seen": now} for e in rows
+        ]
+        tx.execute(sa.insert(sightings), [{**v, "unchanged_since": now} for v in values])
+    for e in new:
+        out[e.path] = Known(Sighting(e.path, e.bytes, e.mtime, now, now), None, None)
+    return out
+
+
+def refuse(tx: Connection, beamline: str, path: str, why: str) -> bool:
+    """Write down that a file cannot become a scan; True when that is news."""
+    one = (sightings.c.beamline == beamline) & (sightings.c.path == path)
+    news = sightings.c.refused.is_distinct_from(why)
+    return bool(tx.execute(sa.update(sightings).where(one, news).values(refused=why)).rowcount)
+
+
+def register(tx: Connection, beamline: str, place: str, group: Group, seen: Mapping[str, Known], now: datetime) -> int:
+    """Make a scan of settled files, with its copy where the detector wrote it. Returns its id; a scan that is there
+    already gets the files that it lacks (a late companion)."""
+    key = key_of(group.path)
+    row = tx.execute(sa.select(scans.c.id).where(scans.c.beamline == beamline, scans.c.key == key)).first()
+    if row:
+        scan_id = int(row[0])
+        tx.execute(sa.update(scans).where(scans.c.id == scan_id).values(missing=group.missing, changed_at=now))
+    else:
+        result = tx.execute(
+            sa.insert(scans).values(
+                beamline=beamline,
+                key=key,
+                hash=hash_of(beamline, key),
+                path=group.path,
+                missing=group.missing,
+                noticed_at=now,
+                changed_at=now,
+            )
+        )
+        scan_id = int((result.inserted_primary_key or [0])[0])
+    copy_id = keep_copy(tx, scan_id, place, "present", root="")
+    there = {path for (path,) in tx.execute(sa.select(files.c.path).where(files.c.scan_id == scan_id))}
+    for role, path in group.files.items():
+        if path in there:
+            continue
+        sighting = seen[path].sighting
+        result = tx.execute(
+            sa.insert(files).values(scan_id=scan_id, role=role, path=path, bytes=sighting.bytes, mtime=sighting.mtime)
+        )
+        file_id = int((result.inserted_primary_key or [0])[0])
+        add_evidence(tx, copy_id, file_id, "listing", None, sighting.bytes, sighting.mtime, now, None)
+        one = (sightings.c.beamline == beamline) & (sightings.c.path == path)
+        tx.execute(sa.update(sightings).where(one).values(scan_id=scan_id))
+    return scan_id
+
+
+def keep_copy(tx: Connection, scan_id: int, place: str, state: str, root: str) -> int:
+    """The id of the scan's copy in a place, made in this state if there is none."""
+    query = sa.select(copies.c.id).where(copies.c.scan_id == scan_id, copies.c.place == place)
+    row = tx.execute(query).first()
+    if row:
+        return int(row[0])
+    result = tx.execute(sa.insert(copies).values(scan_id=scan_id, place=place, state=state, root=root))
+    return int((result.inserted_primary_key or [0])[0])
+
+
+def verified(tx: Connection, copy_id: int, now: datetime) -> None:
+    tx.execute(
+        sa.update(copies).where(copies.c.id == copy_id).values(state="verified", verified_at=now, pruned_at=None)
+    )
+
+
+def add_evidence(
+    tx: Connection,
+    copy_id: int,
+    file_id: int,
+    method: str,
+    digest: str | None,
+    size: int,
+    mtime: datetime | None,
+    now: datetime,
+    task_id: int | None,
+) -> None:
+    """What proves a file of a copy; the latest of each method counts."""
+    values = {"digest": digest, "bytes": size, "mtime": mtime, "at": now, "task_id": task_id}
+    one = (evidence.c.copy_id == copy_id) & (evidence.c.file_id == file_id) & (evidence.c.method == method)
+    if not tx.execute(sa.update(evidence).where(one).values(**values)).rowcount:
+        tx.execute(sa.insert(evidence).values(copy_id=copy_id, file_id=file_id, method=method, **values))
+
+
+def evidence_in(tx: Connection, scan_id: int, place: str) -> dict[int, list[dict[str, Any]]]:
+    """file id -> the evidence for it in a place."""
+    query = (
+        sa.select(evidence)
+        .join_from(evidence, copies, evidence.c.copy_id == copies.c.id)
+        .where(copies.c.scan_id == scan_id, copies.c.place == place)
+    )
+    out: dict[int, list[dict[str, Any]]] = {}
+    for row in tx.execute(query).mappings():
+        out.setdefault(row["file_id"], []).append(dict(row))
+    return out
+
+
+def keep_sha256(tx: Connection, file_id: int, digest: str) -> str | None:
+    """The file's SHA-256 as first read; returns another one that was kept before, if it differs."""
+    fresh = (files.c.id == file_id) & files.c.sha256.is_(None)
+    if tx.execute(sa.update(files).where(fresh).values(sha256=digest)).rowcount:
+        return None
+    kept = tx.execute(sa.select(files.c.sha256).where(files.c.id == file_id)).scalar()
+    return None if kept == digest else kept
+
+
+def _scan(row: Any) -> Scan:
+    return Scan(**{name: row[name] for name in Scan.__dataclass_fields__})
+
+
+def get(tx: Connection, scan_id: int) -> Scan:
+    return _scan(tx.execute(sa.select(scans).where(scans.c.id == scan_id)).mappings().one())
+
+
+def find(tx: Connection, beamline: str, key: str) -> Scan | None:
+    query = sa.select(scans).where(scans.c.beamline == beamline, scans.c.key == key)
+    row = tx.execute(query).mappings().first()
+    return _scan(row) if row else None
+
+
+def many(tx: Connection, scan_ids: Collection[int]) -> dict[int, Scan]:
+    out: dict[int, Scan] = {}
+    for block in chunks(scan_ids):
+        for row in tx.execute(sa.select(scans).where(scans.c.id.in_(block))).mappings():
+            out[row["id"]] = _scan(row)
+    return out
+
+
+def latest(tx: Connection, beamline: str, limit: int) -> list[Scan]:
+    query = sa.select(scans).where(scans.c.beamline == beamline).order_by(scans.c.id.desc()).limit(limit)
+    return [_scan(row) for row in tx.execute(query).mappings()]
+
+
+def files_of(tx: Connection, scan_ids: Collection[int]) -> dict[int, list[File]]:
+    """scan id -> its files, the scan's own file first."""
+    out: dict[int, list[File]] = {scan_id: [] for scan_id in scan_ids}
+    for block in chunks(scan_ids):
+        order = (files.c.role != PRIMARY, files.c.path)
+        for row in tx.execute(sa.select(files).where(files.c.scan_id.in_(block)).order_by(*order)).mappings():
+            out[row["scan_id"]].append(File(**{name: row[name] for name in File.__dataclass_fields__}))
+    return out
+
+
+def unannounced(tx: Connection, beamline: str, limit: int) -> list[Scan]:
+    query = sa.select(scans).where(scans.c.beamline == beamline, scans.c.announced_at.is_(None))
+    return [_scan(row) for row in tx.execute(query.order_by(scans.c.id).limit(limit)).mappings()]
+
+
+def announced(tx: Connection, scan_ids: Collection[int], now: datetime) -> None:
+    for block in chunks(scan_ids):
+        where = scans.c.id.in_(block) & scans.c.announced_at.is_(None)
+        tx.execute(sa.update(scans).where(where).values(announced_at=now))
+
+
+def ask_person(tx: Connection, scan_id: int, question: str, now: datetime) -> bool:
+    """Put a question about a scan to a person; True when it is a new one."""
+    where = (scans.c.id == scan_id) & scans.c.question.is_distinct_from(question)
+    return bool(tx.execute(sa.update(scans).where(where).values(question=question, changed_at=now)).rowcount)

@@ -1,0 +1,260 @@
+"""The tables. Migrations in `migrations/` bring a database to this state; a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """A moment in UTC. Refuses naive datetimes; what it returns is aware, on SQLite too."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone; the ledger keeps aware UTC times only")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+Text, Int, Big, Json = sa.Text, sa.Integer, sa.BigInteger().with_variant(sa.Integer, "sqlite"), sa.JSON
+
+stamp = sa.Table(
+    "stamp",
+    metadata,
+    sa.Column("facilities", Text, primary_key=True, comment="the facilities that this ledger belongs to"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+scans = sa.Table(
+    "scans",
+    metadata,
+    sa.Column("id", Big, primary_key=True),
+    sa.Column("beamline", Text, nullable=False),
+    sa.Column("key", Text, nullable=False, comment="the Dagster partition key"),
+    sa.Column("hash", Text, nullable=False, comment="names the scan in job names and pids"),
+    sa.Column("path", Text, nullable=False, comment="of the scan's first file, relative to the watched root"),
+    sa.Column("proposal", Text),
+    sa.Column("missing", Json, nullable=False, default=list, comment="required companions that did not come"),
+    sa.Column("question", Text, comment="what a person has to decide; null when there is nothing"),
+    sa.Column("noticed_at", UtcDateTime, nullable=False),
+    sa.Column("announced_at", UtcDateTime, comment="when Dagster was seen to have the partition"),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("beamline", "key"),
+)
+sa.Index("ix_scans_beamline_changed_at", scans.c.beamline, scans.c.changed_at)
+sa.Index("ix_scans_hash", scans.c.hash)
+sa.Index(
+    "ix_scans_unannounced",
+    scans.c.beamline,
+    scans.c.id,
+    sqlite_where=scans.c.announced_at.is_(None),
+    postgresql_where=scans.c.announced_at.is_(None),
+)
+
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("id", Big, primary_key=True),
+    sa.Column("scan_id", Big, sa.ForeignKey("scans.id"), nullable=False),
+    sa.Column("role", Text, nullable=False),
+    sa.Column("path", Text, nullable=False, comment="relative to the watched root"),
+    sa.Column("bytes", Big, nullable=False),
+    sa.Column("mtime", UtcDateTime, nullable=False),
+    sa.Column("sha256", Text, comment="of the bytes as first read at a facility; null until then"),
+    sa.UniqueConstraint("scan_id", "path"),
+)
+
+sightings = sa.Table(
+    "sightings",
+    metadata,
+    sa.Column("beamline", Text, primary_key=True),
+    sa.Column("path", Text, primary_key=True),
+    sa.Column("bytes", Big, nullable=False),
+    sa.Column("mtime", UtcDateTime, nullable=False),
+    sa.Column("first_seen", UtcDateTime, nullable=False),
+    sa.Column("unchanged_since", UtcDateTime, nullable=False, comment="by our clock"),
+    sa.Column("scan_id", Big, sa.ForeignKey("scans.id"), comment="the scan that it has become part of"),
+    sa.Column("refused", Text, comment="why it cannot become a scan"),
+)
+
+copies = sa.Table(
+    "copies",
+    metadata,
+    sa.Column("id", Big, primary_key=True),
+    sa.Column("scan_id", Big, sa.ForeignKey("scans.id"), nullable=False),
+    sa.Column("place", Text, nullable=False),
+    sa.Column("root", Text, nullable=False, default="", comment="folder of the copy, relative to the place"),
+    sa.Column("state", Text, nullable=False, comment="present | verified | pruned | lost"),
+    sa.Column("verified_at", UtcDateTime),
+    sa.Column("pruned_at", UtcDateTime),
+    sa.UniqueConstraint("scan_id", "place"),
+)
+
+evidence = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("id", Big, primary_key=True),
+    sa.Column("copy_id", Big, sa.ForeignKey("copies.id"), nullable=False),
+    sa.Column("file_id", Big, sa.ForeignKey("files.id"), nullable=False),
+    sa.Column("method", Text, nullable=False, comment="listing | globus-checksum | sha256 | …"),
+    sa.Column("digest", Text),
+    sa.Column("bytes", Big, nullable=False),
+    sa.Column("mtime", UtcDateTime),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("task_id", Big, sa.ForeignKey("tasks.id")),
+    sa.UniqueConstraint("copy_id", "file_id", "method"),
+)
+
+steps = sa.Table(
+    "steps",
+    metadata,
+    sa.Column("scan_id", Big, sa.ForeignKey("scans.id"), primary_key=True),
+    sa.Column("asset", Text, primary_key=True),
+    sa.Column("beamline", Text, nullable=False),
+    sa.Column("state", Text, nullable=False, comment="see steps.py"),
+    sa.Column("attempt", Int, nullable=False, default=1),
+    sa.Column("revision", Int, nullable=False, default=1),
+    sa.Column("next_try", UtcDateTime),
+    sa.Column("why", Text),
+    sa.Column("task_id", Big, sa.ForeignKey("tasks.id"), comment="the live or landed task"),
+    sa.Column("asked_by", Text, comment="the run of a person that asked for it to be done again"),
+    sa.Column("dirty", sa.Boolean, nullable=False, default=False, comment="changed again while being done"),
+    sa.Column("done_at", UtcDateTime),
+    sa.Column("reported_at", UtcDateTime, comment="when Dagster was told of the present done or failed state"),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+)
+sa.Index("ix_steps_due", steps.c.beamline, steps.c.asset, steps.c.state, steps.c.next_try)
+sa.Index("ix_steps_task_id", steps.c.task_id)
+sa.Index(
+    "ix_steps_unreported",
+    steps.c.beamline,
+    steps.c.asset,
+    steps.c.state,
+    sqlite_where=steps.c.reported_at.is_(None),
+    postgresql_where=steps.c.reported_at.is_(None),
+)
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("id", Big, primary_key=True),
+    sa.Column("beamline", Text, nullable=False),
+    sa.Column("asset", Text, nullable=False),
+    sa.Column("purpose", Text, nullable=False, comment="what the asset asked for: copy, analyse, describe"),
+    sa.Column("system", Text, nullable=False, comment="globus | sfapi | compute"),
+    sa.Column("service", Text, nullable=False),
+    sa.Column("proposed_key", Text, nullable=False, unique=True, comment="computed from what is asked, for whom"),
+    sa.Column("key", Text, unique=True, comment="the idempotency key; null until the service gave one"),
+    sa.Column("external_id", Text),
+    sa.Column("request", Json, nullable=False),
+    sa.Column("attempt", Int, nullable=False),
+    sa.Column(
+        "state", Text, nullable=False, comment="intended | queued | running | paused | succeeded | failed | cancelled"
+    ),
+    sa.Column("live", sa.Boolean, nullable=False),
+    sa.Column("native", Text),
+    sa.Column("reason", Text),
+    sa.Column("code", Text),
+    sa.Column("transient", sa.Boolean),
+    sa.Column("detail", Json),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("tried_at", UtcDateTime, comment="when a submission was last sent; its answer may have been lost"),
+    sa.Column("submitted_at", UtcDateTime),
+    sa.Column("polled_at", UtcDateTime),
+    sa.Column("unknown_since", UtcDateTime, comment="since when its service does not know it"),
+    sa.Column("ended_at", UtcDateTime),
+)
+sa.Index(
+    "ix_tasks_live",
+    tasks.c.service,
+    tasks.c.id,
+    sqlite_where=tasks.c.live.is_(True),
+    postgresql_where=tasks.c.live.is_(True),
+)
+
+task_scans = sa.Table(
+    "task_scans",
+    metadata,
+    sa.Column("task_id", Big, sa.ForeignKey("tasks.id"), primary_key=True),
+    sa.Column("scan_id", Big, sa.ForeignKey("scans.id"), primary_key=True),
+)
+sa.Index("ix_task_scans_scan_id", task_scans.c.scan_id)
+
+products = sa.Table(
+    "products",
+    metadata,
+    sa.Column("id", Big, primary_key=True),
+    sa.Column("scan_id", Big, sa.ForeignKey("scans.id"), nullable=False),
+    sa.Column("asset", Text, nullable=False),
+    sa.Column("label", Text, nullable=False, default=""),
+    sa.Column("revision", Int, nullable=False),
+    sa.Column("task_id", Big, sa.ForeignKey("tasks.id")),
+    sa.Column("path", Text, comment="as jobs at the facility see it"),
+    sa.Column("document", Json, nullable=False, comment="parameters, values, qc, versions"),
+    sa.Column("made_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("scan_id", "asset", "label", "revision"),
+)
+
+previews = sa.Table(
+    "previews",
+    metadata,
+    sa.Column("product_id", Big, sa.ForeignKey("products.id"), primary_key=True),
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("png", sa.LargeBinary, nullable=False),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("holder", Text, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Column("idle_runs", Int, nullable=False, default=0, comment="holders in a row that made no progress"),
+    sa.Column("not_before", UtcDateTime),
+)
+
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    sa.Column("service", Text, primary_key=True),
+    sa.Column("until", UtcDateTime, nullable=False),
+    sa.Column("since", UtcDateTime, nullable=False),
+    sa.Column("failures", Int, nullable=False),
+    sa.Column("reason", Text, nullable=False),
+    sa.Column("code", Text),
+)
+
+history = sa.Table(
+    "history",
+    metadata,
+    sa.Column("id", Big, primary_key=True),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("who", Text, nullable=False),
+    sa.Column("what", Text, nullable=False),
+    sa.Column("beamline", Text),
+    sa.Column("scan_id", Big, sa.ForeignKey("scans.id")),
+    sa.Column("asset", Text),
+    sa.Column("why", Text),
+    sa.Column("details", Json),
+)
+sa.Index("ix_history_scan_id", history.c.scan_id, history.c.id)

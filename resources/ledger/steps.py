@@ -1,0 +1,284 @@
+"""One asset of one scan: is it due, under way, done, failed?
+
+    blocked ──→ due ──→ in_flight ──→ landed ──→ done        a task at a facility does it; landed: the task has ended,
+                 │  ↖───────────────────┘  └──→ failed       its outcome is not collected yet
+                 └──→ working ──→ done | failed | due        done here by a run that holds it until `next_try`
+
+`next_try` says when a due step may be tried, and until when a working one is held (a run that was killed lets go
+then). `why` is the sentence that people see. A state is left by one guarded statement; rowcount 0 means that somebody
+else was first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from resources.ledger.schema import scans, steps
+
+BLOCKED, DUE, IN_FLIGHT, LANDED, WORKING = "blocked", "due", "in_flight", "landed", "working"
+DONE, FAILED, NOT_APPLICABLE = "done", "failed", "not_applicable"
+UNDER_WAY = (IN_FLIGHT, LANDED, WORKING)
+CHUNK = 400
+
+
+@dataclass(frozen=True)
+class Step:
+    scan_id: int
+    key: str
+    asset: str
+    state: str
+    attempt: int
+    revision: int
+    next_try: datetime | None
+    why: str | None
+    task_id: int | None
+    asked_by: str | None
+    reported_at: datetime | None
+    announced: bool
+
+
+def chunks(values: Iterable[Any], size: int = CHUNK) -> Iterable[list[Any]]:
+    block: list[Any] = []
+    for value in values:
+        block.append(value)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _select() -> sa.Select[Any]:
+    return sa.select(
+        steps.c.scan_id,
+        scans.c.key,
+        steps.c.asset,
+        steps.c.state,
+        steps.c.attempt,
+        steps.c.revision,
+        steps.c.next_try,
+        steps.c.why,
+        steps.c.task_id,
+        steps.c.asked_by,
+        steps.c.reported_at,
+        scans.c.announced_at.is_not(None).label("announced"),
+    ).join_from(steps, scans, steps.c.scan_id == scans.c.id)
+
+
+def _steps(rows: Iterable[Any]) -> list[Step]:
+    return [Step(*row) for row in rows]
+
+
+def of_keys(tx: Connection, beamline: str, asset: str, keys: Collection[str]) -> list[Step]:
+    """The steps of one asset for these scans, in the order of their ids."""
+    out: list[Step] = []
+    for block in chunks(keys):
+        where = (scans.c.beamline == beamline) & scans.c.key.in_(block) & (steps.c.asset == asset)
+        out += _steps(tx.execute(_select().where(where).order_by(steps.c.scan_id)))
+    return out
+
+
+def of_scan(tx: Connection, scan_id: int) -> list[Step]:
+    return _steps(tx.execute(_select().where(steps.c.scan_id == scan_id)))
+
+
+def due(tx: Connection, beamline: str, asset: str, now: datetime, unreported_before: datetime, limit: int) -> list[str]:
+    """Keys of the scans for which an automatic run has something to do, longest waiting first.
+
+    That is: due or abandoned steps whose time has come, landed ones, and done ones that Dagster was not told of.
+    """
+    mine = (steps.c.beamline == beamline) & (steps.c.asset == asset)
+    branches = [
+        sa.select(steps.c.scan_id, steps.c.next_try)
+        .where(mine, steps.c.state == state, steps.c.next_try <= now)
+        .order_by(steps.c.next_try)
+        .limit(limit)
+        for state in (LANDED, DUE, WORKING)
+    ]
+    branches.append(
+        sa.select(steps.c.scan_id, steps.c.next_try)
+        .where(mine, steps.c.state == DONE, steps.c.reported_at.is_(None), steps.c.done_at <= unreported_before)
+        .limit(limit)
+    )
+    ids: list[int] = []
+    for branch in branches:
+        ids += [row[0] for row in tx.execute(branch)]
+    keys: list[str] = []
+    for block in chunks(ids[:limit]):
+        found = dict(tx.execute(sa.select(scans.c.id, scans.c.key).where(scans.c.id.in_(block))).tuples())
+        keys += [found[i] for i in block]
+    return keys
+
+
+def to_redden(tx: Connection, beamline: str, asset: str, limit: int) -> list[str]:
+    """Keys of failed scans that Dagster has as partitions and does not show as failed yet."""
+    query = (
+        sa.select(scans.c.key)
+        .join_from(steps, scans, steps.c.scan_id == scans.c.id)
+        .where(steps.c.beamline == beamline, steps.c.asset == asset, steps.c.state == FAILED)
+        .where(steps.c.reported_at.is_(None), scans.c.announced_at.is_not(None))
+        .limit(limit)
+    )
+    return list(tx.execute(query).scalars())
+
+
+def create(
+    tx: Connection, scan_id: int, beamline: str, asset: str, state: str, now: datetime, why: str | None = None
+) -> bool:
+    """A step in its first state, if there is none yet."""
+    there = sa.select(steps.c.scan_id).where(steps.c.scan_id == scan_id, steps.c.asset == asset)
+    if tx.execute(there).first():
+        return False
+    tx.execute(
+        sa.insert(steps).values(
+            scan_id=scan_id,
+            asset=asset,
+            beamline=beamline,
+            state=state,
+            attempt=1,
+            revision=1,
+            dirty=False,
+            why=why,
+            next_try=now if state == DUE else None,
+            done_at=now if state == DONE else None,
+            changed_at=now,
+        )
+    )
+    _touch(tx, [scan_id], now)
+    return True
+
+
+def _move(
+    tx: Connection,
+    scan_ids: Sequence[int],
+    asset: str,
+    leaving: Collection[str],
+    now: datetime,
+    *conditions: sa.ColumnElement[bool],
+    **values: Any,
+) -> int:
+    """Change those of the steps that are in one of the states `leaving`; returns how many did."""
+    count = 0
+    for block in chunks(scan_ids):
+        where = steps.c.scan_id.in_(block) & (steps.c.asset == asset) & steps.c.state.in_(leaving)
+        result = tx.execute(sa.update(steps).where(where, *conditions).values(changed_at=now, **values))
+        if result.rowcount:
+            count += result.rowcount
+            _touch(tx, block, now)
+    return count
+
+
+def _touch(tx: Connection, scan_ids: Sequence[int], now: datetime) -> None:
+    tx.execute(sa.update(scans).where(scans.c.id.in_(scan_ids)).values(changed_at=now))
+
+
+def unblock(tx: Connection, scan_id: int, asset: str, now: datetime) -> bool:
+    return bool(_move(tx, [scan_id], asset, [BLOCKED, NOT_APPLICABLE], now, state=DUE, next_try=now, why=None))
+
+
+def block(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> bool:
+    """Keep the reason of a blocked step up to date."""
+    return bool(_move(tx, [scan_id], asset, [BLOCKED], now, steps.c.why.is_distinct_from(why), why=why))
+
+
+def start(tx: Connection, scan_ids: Sequence[int], asset: str, task_id: int, now: datetime) -> int:
+    """due → in_flight with this task. The caller rolls back unless every one of them came along."""
+    values = {"state": IN_FLIGHT, "task_id": task_id, "next_try": None, "why": None}
+    return _move(tx, scan_ids, asset, [DUE], now, steps.c.next_try <= now, **values)
+
+
+def claim(tx: Connection, scan_id: int, asset: str, until: datetime, now: datetime) -> bool:
+    """due (or abandoned) → working, until then ours alone."""
+    values = {"state": WORKING, "next_try": until, "why": None}
+    return bool(_move(tx, [scan_id], asset, [DUE, WORKING], now, steps.c.next_try <= now, **values))
+
+
+def land(tx: Connection, task_id: int, asset: str, scan_ids: Sequence[int], now: datetime) -> int:
+    """in_flight → landed: the task has ended, what came of it is to be collected."""
+    mine = steps.c.task_id == task_id
+    return _move(tx, scan_ids, asset, [IN_FLIGHT], now, mine, state=LANDED, next_try=now)
+
+
+def put_off(tx: Connection, scan_ids: Sequence[int], asset: str, until: datetime, why: str, now: datetime) -> int:
+    """Not now, and not its fault: no attempt is used up (an outage, a full queue)."""
+    return _move(tx, scan_ids, asset, [DUE, WORKING], now, state=DUE, next_try=until, why=why)
+
+
+def put_off_landed(
+    tx: Connection, scan_ids: Sequence[int], asset: str, until: datetime, why: str, now: datetime
+) -> int:
+    """What came of the task cannot be read now; it stays landed and is looked at again then."""
+    return _move(tx, scan_ids, asset, [LANDED], now, next_try=until, why=why)
+
+
+def finish(tx: Connection, scan_id: int, asset: str, now: datetime, why: str | None = None) -> bool:
+    """Under way → done; or due once more, when the scan changed while it was being done."""
+    values = {"next_try": None, "task_id": None, "why": why, "done_at": now, "reported_at": None, "attempt": 1}
+    moved = _move(tx, [scan_id], asset, UNDER_WAY, now, steps.c.dirty.is_(False), state=DONE, **values)
+    if moved:
+        return True
+    values["next_try"] = now
+    return bool(_move(tx, [scan_id], asset, UNDER_WAY, now, state=DUE, dirty=False, **values))
+
+
+def try_again(tx: Connection, scan_id: int, asset: str, at: datetime, why: str, now: datetime) -> bool:
+    """Under way → due at `at`, the next attempt."""
+    values = {"state": DUE, "next_try": at, "why": why, "task_id": None, "attempt": steps.c.attempt + 1}
+    return bool(_move(tx, [scan_id], asset, UNDER_WAY, now, **values))
+
+
+def go_on(tx: Connection, scan_ids: Sequence[int], asset: str, now: datetime, why: str | None = None) -> int:
+    """Under way → due now, the same attempt: a preparing task has ended and the next part of the step can begin."""
+    return _move(tx, scan_ids, asset, UNDER_WAY, now, state=DUE, next_try=now, why=why, task_id=None)
+
+
+def fail(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> bool:
+    """→ failed, for a person to look at."""
+    values = {"state": FAILED, "next_try": None, "why": why, "task_id": None, "reported_at": None}
+    return bool(_move(tx, [scan_id], asset, (*UNDER_WAY, DUE), now, **values))
+
+
+def do_again(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> bool:
+    """A finished step is due once more, because the scan has changed; one under way is marked so."""
+    values = {"state": DUE, "next_try": now, "why": why, "attempt": 1, "reported_at": None}
+    if _move(tx, [scan_id], asset, [DONE, FAILED], now, **values):
+        return True
+    return bool(_move(tx, [scan_id], asset, UNDER_WAY, now, dirty=True))
+
+
+def ask(tx: Connection, scan_ids: Sequence[int], asset: str, run_id: str, now: datetime) -> int:
+    """A person wants it (again): done → due as a new revision, failed → due with fresh attempts, waiting → now.
+
+    Asking twice from the same run is asking once.
+    """
+    new = steps.c.asked_by.is_distinct_from(run_id)
+    common = {"asked_by": run_id, "next_try": now, "attempt": 1, "reported_at": None}
+    count = _move(
+        tx, scan_ids, asset, [DONE], now, new, state=DUE, revision=steps.c.revision + 1, why="asked for again", **common
+    )
+    count += _move(tx, scan_ids, asset, [FAILED, NOT_APPLICABLE], now, new, state=DUE, why="asked for", **common)
+    count += _move(tx, scan_ids, asset, [DUE], now, new, asked_by=run_id, next_try=now)
+    return count
+
+
+def reported(tx: Connection, scan_ids: Sequence[int], asset: str, now: datetime) -> None:
+    """Dagster has been told of the present state of these steps."""
+    for block in chunks(scan_ids):
+        where = steps.c.scan_id.in_(block) & (steps.c.asset == asset) & steps.c.state.in_([DONE, FAILED])
+        tx.execute(sa.update(steps).where(where, steps.c.reported_at.is_(None)).values(reported_at=now))
+
+
+def counts(tx: Connection, beamline: str) -> dict[tuple[str, str], int]:
+    """(asset, state) -> how many scans."""
+    query = (
+        sa.select(steps.c.asset, steps.c.state, sa.func.count())
+        .where(steps.c.beamline == beamline)
+        .group_by(steps.c.asset, steps.c.state)
+    )
+    return {(asset, state): n for asset, state, n in tx.execute(query)}
