@@ -1,14 +1,11 @@
 """/sandbox: what a person or a test asks of the sandbox itself.
 
-    GET    /sandbox/status   {"dir", "pid", "requests": {"transfer POST /v0.10/transfer": n}, "executions": {service:
-                             {id: n}}, "faults": […]}; requests are counted since this server started
-    GET    /sandbox/faults   the faults that are left and used up
-    POST   /sandbox/faults   add one (see faults.py) → {"id"}
-    DELETE /sandbox/faults   forget all
-    POST   /sandbox/reset    back to the first day
-
-An effective execution is work that was really done: a service notes it by `count_execution` when a task or a job begins
-its work anew, not when it resumes. More than one for the same work is a bug in whoever submitted it.
+GET    /sandbox/status   {"dir", "pid", "requests": {"transfer POST /v0.10/transfer": n}, "executions": {service:
+                         {id: n}}, "faults": […]}; requests are counted since this server started
+GET    /sandbox/faults   the faults that are left and used up
+POST   /sandbox/faults   add one (see faults.py) → {"id"}
+DELETE /sandbox/faults   forget all
+POST   /sandbox/reset    back to the first day
 """
 
 from __future__ import annotations
@@ -20,20 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
-from sandbox.box import Box, Documents
-
-
-def count_execution(docs: Documents, service: str, work: str) -> None:
-    """Note that `work` (a task id, a job's name) was begun by a service; within the transaction that begins it."""
-    known = docs.get("execution", f"{service} {work}") or {"service": service, "work": work, "count": 0}
-    docs.put("execution", f"{service} {work}", {**known, "count": known["count"] + 1})
-
-
-def executions(box: Box) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    for doc in box.all("execution"):
-        found.setdefault(doc["service"], {})[doc["work"]] = doc["count"]
-    return found
+from sandbox.box import Box
+from sandbox.executions import executions
 
 
 def routes(box: Box, counts: dict[str, int], reset: Callable[[], None]) -> list[BaseRoute]:

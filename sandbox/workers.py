@@ -24,8 +24,12 @@ def mark(directory: Path) -> None:
     os.environ[MARK] = str(directory)
 
 
-def start(directory: Path, module: str, arguments: Sequence[str], log: Path) -> int:
-    """Run `python -m module arguments` in a session of its own; its output goes to `log`. Returns the pid."""
+def start(directory: Path, module: str, arguments: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> int:
+    """Run `python -m module arguments` in a session of its own; its output goes to `log`. Returns the pid.
+
+    `pass_fds` stay open in the worker under the same numbers: a lock that is held through one of them lives exactly as
+    long as the worker.
+    """
     reap()
     package_root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH", "")) if p)
@@ -36,6 +40,7 @@ def start(directory: Path, module: str, arguments: Sequence[str], log: Path) -> 
             stdout=out,
             stderr=out,
             start_new_session=True,
+            pass_fds=pass_fds,
             env={**os.environ, MARK: str(directory), "PYTHONPATH": path},
         )
     _children.append(child)
