@@ -56,7 +56,6 @@ class Copy(Part):
 
     place: str
     source: str
-    durable: bool = Field(default=False, description="a copy here counts towards 'safe'")
     encrypt: bool = True
 
 

@@ -228,9 +228,9 @@ def finish(tx: Connection, scan_id: int, asset: str, now: datetime, why: str | N
 
 
 def try_again(tx: Connection, scan_id: int, asset: str, at: datetime, why: str, now: datetime) -> bool:
-    """Under way → due at `at`, the next attempt."""
+    """Under way (or due, when it could not be begun) → due at `at`, the next attempt."""
     values = {"state": DUE, "next_try": at, "why": why, "task_id": None, "attempt": steps.c.attempt + 1}
-    return bool(_move(tx, [scan_id], asset, UNDER_WAY, now, **values))
+    return bool(_move(tx, [scan_id], asset, (*UNDER_WAY, DUE), now, **values))
 
 
 def go_on(tx: Connection, scan_ids: Sequence[int], asset: str, now: datetime, why: str | None = None) -> int:

@@ -1,0 +1,80 @@
+"""What the verbs share: the specs, the facilities, the ledger, and words for errors."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from beamlines.spec import Spec, spec_from_attributes
+from resources.errors import FacilityError
+from resources.facilities import Facilities, FacilityFileError, load
+from resources.ledger import Ledger, WrongLedger
+
+PROJECT = Path(__file__).parent.parent
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def specs() -> dict[str, Spec]:
+    """Every beamline, by its id."""
+    found = {}
+    for path in sorted((PROJECT / "beamlines").glob("*/defs.yaml")):
+        spec = spec_from_attributes(yaml.safe_load(path.read_text())["attributes"])
+        found[spec.id] = spec
+    return found
+
+
+def spec_of(beamline: str) -> Spec:
+    known = specs()
+    if beamline not in known:
+        raise click.UsageError(f"there is no beamline {beamline!r}; there are {', '.join(known)}")
+    return known[beamline]
+
+
+def state_dir() -> Path:
+    return Path(os.environ.get("ALS_STATE") or ".als").resolve()
+
+
+def facilities() -> Facilities:
+    return load()
+
+
+def ledger(created: bool = False) -> Ledger:
+    """The ledger of this installation. Without `created`, one that is not there is an error and not made."""
+    url = os.environ.get("ALS_LEDGER_URL")
+    path = state_dir() / "ledger.db"
+    if not url and not created and not path.exists():
+        raise click.ClickException(
+            f"there is no ledger at {path}. Set ALS_STATE to the folder of the installation (als demo prints it)."
+        )
+    return Ledger(url or f"sqlite:///{path}", facilities=facilities().name)
+
+
+def durable(spec: Spec, at: Facilities) -> set[str]:
+    return {name for name, place in at.file.places.get(spec.id, {}).items() if place.durable}
+
+
+def print_json(document: Any) -> None:
+    """The one document of `--json`, and nothing else on stdout."""
+    json.dump(document, sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def plain_errors(verb: F) -> F:
+    """Known errors become one line on stderr and exit status 1; a bug keeps its traceback."""
+
+    @functools.wraps(verb)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return verb(*args, **kwargs)
+        except (FacilityFileError, WrongLedger, FacilityError) as error:
+            raise click.ClickException(str(error)) from None
+
+    return run  # type: ignore[return-value]

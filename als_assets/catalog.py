@@ -1,0 +1,238 @@
+"""`catalog_entry`: every scan in SciCat, entered with its first verified copy and updated with whatever follows.
+
+The raw data set (files, checksums, metadata with units, a thumbnail) and one derived data set per result, which names
+its input. Metadata come from a description that `als-describe` makes at the facility; when that cannot be had now, the
+entry is made without, and completed later. Pids are computed from the scan, so that entering it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+from sqlalchemy.engine import Connection
+
+from als_assets import catalog_documents as documents
+from als_assets import description, jobs
+from als_assets.description import Describer
+from als_assets.family import ByHand, ByTask, Done, GoOn, NotDone, Outcome, Work
+from als_assets.transfers import link
+from beamlines.policy import retry
+from beamlines.spec import Asset, Catalog, Spec
+from resources.facilities import Facilities
+from resources.ledger import Ledger, products, scans
+from resources.ledger.products import Product
+from resources.ledger.scans import File, Scan
+from resources.ledger.steps import Step
+from resources.ledger.tasks import Task
+from resources.ledger.views import stamp
+from resources.storage import joined
+
+UNITS = {"tau_s": "s", "tau_s_err": "s", "q_per_angstrom": "1/angstrom", "phi_deg": "deg"}
+VALUES = ("tau_s", "contrast", "baseline", "chi_squared")  # of a result, searchable in the catalogue
+CAPTIONS = {"thumbnail": "mean image, logarithmic", "g2": "g2 per q with fits", "scattering": "mean scattering"}
+
+
+class CatalogFamily:
+    """The catalogue entries of a beamline."""
+
+    def __init__(
+        self, spec: Spec, asset: Asset, ledger: Ledger, services: Mapping[str, Any], facilities: Facilities
+    ) -> None:
+        if spec.catalog is None:
+            raise ValueError(f"{spec.id} has no catalog")
+        self.spec, self.asset, self.catalog = spec, asset, spec.catalog
+        self.ledger, self.scicat, self.facilities = ledger, services["scicat"], facilities
+        self.describer = _describer(spec, spec.catalog, services, facilities)
+
+    def begin(self, due: Sequence[tuple[Step, Scan]], resting: Callable[[str], str | None]) -> list[Work]:
+        """Scans without a description are described first, many in one job, unless the facility rests."""
+        works: list[Work] = []
+        undescribed: list[tuple[Step, Scan]] = []
+        with self.ledger.read() as tx:
+            for step, scan in due:
+                if self._wants_description(tx, scan, resting):
+                    undescribed.append((step, scan))
+                else:
+                    works.append(ByHand(self.scicat.service, scan))
+            files = scans.files_of(tx, [scan.id for _, scan in undescribed])
+        if self.describer is None:
+            return works
+        for attempt, group in itertools.groupby(sorted(undescribed, key=_attempt), key=_attempt):
+            members = [(scan, files[scan.id]) for _, scan in group]
+            size = retry.company(attempt, description.MOST_SCANS)
+            for start in range(0, len(members), size):
+                block = members[start : start + size]
+                request = self.describer.request(block)
+                works.append(ByTask("describe", self.describer.compute, [s for s, _ in block], attempt, request))
+        return works
+
+    def _wants_description(self, tx: Connection, scan: Scan, resting: Callable[[str], str | None]) -> bool:
+        if self.describer is None or resting(self.describer.compute.service) is not None:
+            return False
+        known = products.latest(tx, scan.id, description.PRODUCT)
+        if known is None:
+            return True
+        described = {str(entry["path"]) for entry in known.document.get("files", [])}
+        files = scans.files_of(tx, [scan.id])[scan.id]
+        return any(not any(path.endswith("/" + file.path) for path in described) for file in files)
+
+    def collect(self, task: Task, pairs: Sequence[tuple[Step, Scan]]) -> dict[int, Outcome]:
+        """Fetch what als-describe has left. A job that ended without is tried again; once attempts are used up, the
+        entry is made without a description rather than not at all."""
+        assert self.describer is not None
+        ended = jobs.outcome(self.describer.compute, task)["describe"]
+        with self.ledger.read() as tx:
+            files = scans.files_of(tx, [scan.id for _, scan in pairs])
+        return {
+            scan.id: self._described(task, step, scan, files[scan.id], ended, self.describer) for step, scan in pairs
+        }
+
+    def _described(
+        self, task: Task, step: Step, scan: Scan, files: Sequence[File], ended: jobs.Ended, describer: Describer
+    ) -> Outcome:
+        found = describer.fetch(task, scan)
+        if found is None:
+            why = (
+                f"{scan.key}: its metadata could not be read at {describer.compute.service} in job {task.external_id}: "
+                f"{ended.message.rstrip('.') or 'the job left no description'}."
+            )
+            if jobs.transient(ended, task) and step.attempt < self.spec.retry.attempts:
+                return NotDone(why, f"read the job's output in {task.request['job']['attempt_dir']}.")
+            error = {"path": scan.path, "reason": why}
+            found = {"files": [{"path": joined(describer.root, f.path)} for f in files], "metadata": {}, "error": error}
+        document = found
+
+        def write(tx: Connection, now: datetime) -> None:
+            description.keep(tx, scan, files, describer.place_name, task, document, now)
+
+        return GoOn(write)
+
+    def act(self, step: Step, scan: Scan) -> Outcome:
+        """Enter the scan, or bring its entry up to date. Safe to repeat, also at the same time."""
+        with self.ledger.read() as tx:
+            facts = self._facts(tx, scan)
+            known = products.latest(tx, scan.id, description.PRODUCT)
+            results = [p for p in products.of_scan(tx, scan.id) if p.asset in self._analyses()]
+            pictures = {p.id: products.pngs(tx, p.id) for p in [*results, *([known] if known else [])]}
+        raw = documents.raw_dataset(facts)
+        self.scicat.upsert_dataset(raw)
+        self.scicat.ensure_origdatablock(raw["pid"], documents.file_list(facts.files))
+        if known is not None:
+            self._attach(raw["pid"], pictures[known.id])
+        self.scicat.set_lifecycle(raw["pid"], isOnCentralDisk=True)
+        made = [{"pid": raw["pid"], "type": "raw"}]
+        for product in results:
+            derived = documents.derived_dataset(facts, self._result(product))
+            self.scicat.upsert_dataset(derived)
+            self._attach(derived["pid"], pictures[product.id])
+            made.append({"pid": derived["pid"], "type": "derived"})
+        for entry in made:
+            entry["url"] = self.scicat.dataset_url(entry["pid"])
+
+        def write(tx: Connection, now: datetime) -> None:
+            document = {"entries": made}
+            products.keep(tx, scan.id, self.asset.name, "", 1, None, None, document, {}, now)
+
+        if known is None and self.describer is not None:
+            later = self.ledger.now() + self.facilities.pace.span("pause_first_s")
+            return GoOn(write, "entered without metadata; its files are described once the facility is back", at=later)
+        return Done(write, self._lack(known))
+
+    def _lack(self, known: Product | None) -> str | None:
+        error = known.document.get("error") if known else None
+        return f"entered without metadata: {error['reason']}" if error else None
+
+    def _attach(self, pid: str, pngs: Mapping[str, bytes]) -> None:
+        for name, png in pngs.items():
+            picture = documents.attachment(CAPTIONS.get(name, name), png, self.catalog.owner_group)
+            self.scicat.ensure_attachment(pid, picture["caption"], picture["thumbnail"], picture["ownerGroup"])
+
+    def _analyses(self) -> set[str]:
+        return {a.asset for a in self.spec.analyses}
+
+    def _facts(self, tx: Connection, scan: Scan) -> documents.RawFacts:
+        files = scans.files_of(tx, [scan.id])[scan.id]
+        known = products.latest(tx, scan.id, description.PRODUCT)
+        metadata = dict(known.document.get("metadata", {})) if known else {}
+        if known and known.document.get("error"):
+            metadata["description_error"] = str(known.document["error"]["reason"])
+        copies = []
+        for name in [self.spec.scans.watch, *(c.place for c in self.spec.copies)]:
+            proven = scans.evidence_in(tx, scan.id, name)
+            if proven:
+                last = max(e["at"] for group in proven.values() for e in group)
+                copies.append(documents.CopyFacts(name, self._where(name, scan), last))
+        catalog = self.catalog
+        return documents.RawFacts(
+            beamline=self.spec.id,
+            beamline_name=self.spec.name,
+            facility_path=self.spec.creation_location,
+            technique=self.spec.technique,
+            key=scan.key,
+            short_hash=scan.hash,
+            principal_investigator=catalog.unknown_investigator,
+            owner=catalog.unknown_investigator,
+            contact_email=catalog.contact_email,
+            owner_group=catalog.owner_group,
+            access_groups=catalog.access_groups,
+            source_folder=self._where(self.spec.copies[0].place, scan, folder=True),
+            created=max(f.mtime for f in files),
+            proposal=scan.proposal or catalog.unknown_proposal,
+            files=[documents.FileFacts(f.path, f.bytes, f.mtime, f.sha256) for f in files],
+            metadata=metadata,
+            copies=copies,
+        )
+
+    def _where(self, place_name: str, scan: Scan, folder: bool = False) -> str:
+        """The path of the copy as people at the facility know it, else as the collection shows it."""
+        place = self.facilities.place(self.spec.id, place_name)
+        base = place.paths.get(self.catalog.facility) or (place.globus.base if place.globus else place.mount or "")
+        return base if folder else joined(base, scan.path)
+
+    def _result(self, product: Product) -> documents.ResultFacts:
+        document = product.document
+        values = {k: v for k, v in document.get("values", {}).items() if k in VALUES}
+        qc = {f"qc_{name}": e.get("verdict") for name, e in document.get("qc", {}).items() if isinstance(e, Mapping)}
+        return documents.ResultFacts(
+            analysis=self.spec.analysis(product.asset).program,
+            label=product.label,
+            revision=product.revision,
+            source_folder=(product.path or "").rpartition("/")[0],
+            created=product.made_at,
+            parameters=document.get("parameters", {}),
+            values=values,
+            units=UNITS,
+            q=[q for q in document.get("values", {}).get("q_per_angstrom", []) if q is not None],
+            metadata=qc,
+            software={k: str(v) for k, v in document.get("versions", {}).items()},
+        )
+
+    def metadata(self, tx: Connection, scan: Scan) -> dict[str, Any]:
+        product = products.latest(tx, scan.id, self.asset.name)
+        known = products.latest(tx, scan.id, description.PRODUCT)
+        out: dict[str, Any] = {}
+        for entry in product.document.get("entries", []) if product else []:
+            name = "raw data set" if entry["type"] == "raw" else f"result {entry['pid'].rpartition('/')[2]}"
+            out[name] = link(entry.get("url"), entry["pid"])
+        if known is not None:
+            out["metadata"] = dg.MetadataValue.json(known.document.get("metadata", {}))
+            if known.document.get("error"):
+                out["metadata error"] = str(known.document["error"]["reason"])
+        out["entered"] = stamp(product.made_at) if product else None
+        return {k: v for k, v in out.items() if v is not None}
+
+
+def _attempt(pair: tuple[Step, Scan]) -> int:
+    return pair[0].attempt
+
+
+def _describer(spec: Spec, catalog: Catalog, services: Mapping[str, Any], facilities: Facilities) -> Describer | None:
+    if catalog.describe_at is None:
+        return None
+    place = facilities.place(spec.id, catalog.describe_at)
+    work = facilities.work(catalog.facility, spec.id)
+    return Describer(catalog, catalog.describe_at, place, services[catalog.facility], work)

@@ -1,0 +1,33 @@
+"""`type: als_assets.component.Beamline`: a spec in a defs.yaml becomes assets, jobs and sensors."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from als_assets import shells
+from beamlines.spec import Kind, Spec
+from resources.facilities import Facilities, load
+from sensors.due_work import due_work
+from sensors.new_scans import new_scans
+
+
+class Beamline(dg.Component, Spec, dg.Resolvable):
+    """A beamline of a light source: where its scans appear, where they go, and what is made of them."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        return definitions_of(Spec.model_validate(self.model_dump()), load())
+
+
+def definitions_of(spec: Spec, facilities: Facilities) -> dg.Definitions:
+    """Everything that Dagster is to know of one beamline."""
+    noticed, *made = spec.assets()
+    assert noticed.kind is Kind.NOTICED
+    assets = [shells.partitioned_asset(spec, asset, facilities) for asset in made]
+    due_jobs = [shells.due_job(spec, asset, facilities) for asset in made]
+    scan_jobs = [shells.scan_job(spec, asset) for asset in made]
+    sensors = [new_scans(spec, facilities)]
+    if made:
+        sensors.append(due_work(spec, facilities, [*due_jobs, *scan_jobs]))
+    return dg.Definitions(
+        assets=[shells.asset_spec(spec, noticed), *assets], jobs=[*due_jobs, *scan_jobs], sensors=sensors
+    )

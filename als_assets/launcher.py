@@ -1,0 +1,72 @@
+"""Starts runs as processes on this machine, and can tell when one has vanished.
+
+Dagster's DefaultRunLauncher has no health check: a run that is killed together with its code server stays STARTED for
+ever and holds its slot. This one looks for the process, so that Dagster's run monitoring ends such a run.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dagster import DagsterEventType, DagsterRun
+from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._serdes import ConfigurableClassData
+
+STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
+
+
+class WatchedRunLauncher(DefaultRunLauncher):
+    """For one machine with one pid namespace. Set in dagster.yaml under `run_launcher`."""
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Any) -> WatchedRunLauncher:
+        return cls(inst_data=inst_data, **config_value)
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """FAILED when the process that said that it works on the run is gone, a zombie, or another one by now."""
+        found = self._process_of(run)
+        if found is None:
+            return CheckRunHealthResult(WorkerStatus.UNKNOWN, "the run has not said yet which process works on it")
+        pid, since = found
+        why = vanished(pid, since)
+        if why is None:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"process {pid} of the run {why}", transient=False)
+
+    def _process_of(self, run: DagsterRun) -> tuple[int, float] | None:
+        connection = self._instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ENGINE_EVENT, limit=50)
+        for record in connection.records:
+            match = STARTED.search(record.event_log_entry.user_message or "")
+            message = record.event_log_entry.dagster_event.message if record.event_log_entry.dagster_event else None
+            match = match or STARTED.search(message or "")
+            if match:
+                return int(match[1]), record.event_log_entry.timestamp
+        return None
+
+
+def vanished(pid: int, seen_at: float) -> str | None:
+    """Why the process `pid`, seen alive at `seen_at` (seconds since 1970), is not there any more; None when it is."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[19])
+        boot = next(
+            int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
+        )
+    except (FileNotFoundError, ProcessLookupError):
+        return "is gone"
+    if fields[0] == "Z":
+        return "is a zombie"
+    import os
+
+    began = datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"), UTC)
+    if began.timestamp() > seen_at + 5:  # btime is rounded to a second
+        return f"is another one, begun at {began:%H:%M:%S} UTC"
+    return None

@@ -1,0 +1,183 @@
+"""The facility file in use: services, places, pace. ALS_FACILITIES names it: sandbox (default), production, or a path.
+
+A facility file is YAML in which `${NAME}` is replaced by an environment variable and `${NAME:-default}` by the variable
+or the default. It holds addresses and *names* of variables with secrets, never a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from resources.once import Patience
+
+HERE = Path(__file__).parent
+VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)(?::-([^}]*))?\}")
+
+
+class FacilityFileError(Exception):
+    """The facility file, or a variable that it names, is missing or wrong. Says which and what to do."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class View(Part):
+    """How the Globus service sees a place."""
+
+    collection: str
+    base: str = "/"
+
+
+class Place(Part):
+    """Where copies live. It is asked only through a view that it has."""
+
+    globus: View | None = None
+    paths: dict[str, str] = Field(default_factory=dict, description="service -> path as its jobs see it")
+    mount: str | None = Field(default=None, description="path on this machine")
+    durable: bool = False
+
+
+class Work(Part):
+    """Where jobs at a compute facility keep their attempts and leave their results."""
+
+    attempts: str
+    results: str
+    account: str | None = None
+
+
+class Pace(Part):
+    """How fast things go, in seconds: the only thing besides addresses in which sandbox and production differ."""
+
+    tick_s: float = Field(default=30, description="interval of the sensors; Dagster ticks every 5 s at best")
+    settle_s: float = 60
+    companion_wait_s: float = 600
+    grace_s: float = Field(default=25, description="how long an automatic run stays with its tasks")
+    poll_s: float = 10
+    lease_s: float = 90
+    report_s: float = Field(default=120, description="after which an event that Dagster lacks is sent again")
+    lookup_s: float = 180
+    unknown_s: float = 7200
+    pause_first_s: float = 30
+    pause_most_s: float = 1800
+    retry_speed: float = Field(default=1, description="retry waits are divided by it")
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(self.lookup_s, self.unknown_s, self.pause_first_s, self.pause_most_s)
+
+    def span(self, name: str) -> timedelta:
+        return timedelta(seconds=float(getattr(self, name)))
+
+
+class FacilityFile(Part):
+    name: str
+    services: dict[str, dict[str, Any]]
+    places: dict[str, dict[str, Place]] = Field(description="beamline -> place -> how to get at it")
+    work: dict[str, dict[str, Work]] = Field(default_factory=dict, description="service -> beamline -> folders")
+    pace: Pace = Field(default_factory=Pace)
+
+
+@dataclass(frozen=True)
+class Facilities:
+    """The facilities in use. Its resources are made on first use and share their sessions."""
+
+    file: FacilityFile
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @property
+    def pace(self) -> Pace:
+        return self.file.pace
+
+    def place(self, beamline: str, place: str) -> Place:
+        try:
+            return self.file.places[beamline][place]
+        except KeyError:
+            known = sorted(self.file.places.get(beamline, {}))
+            raise FacilityFileError(
+                f"the facility file {self.name!r} has no place {place!r} for beamline {beamline!r}; it has {known}"
+            ) from None
+
+    def work(self, service: str, beamline: str) -> Work:
+        try:
+            return self.file.work[service][beamline]
+        except KeyError:
+            raise FacilityFileError(
+                f"the facility file {self.name!r} says nothing under work: {service}: {beamline}: "
+                f"(attempts, results: folders that jobs can write)"
+            ) from None
+
+    def settings(self, service: str) -> dict[str, Any]:
+        try:
+            return dict(self.file.services[service])
+        except KeyError:
+            raise FacilityFileError(f"the facility file {self.name!r} has no service {service!r}") from None
+
+    @cached_property
+    def services(self) -> Mapping[str, Any]:
+        """service name -> its resource, one for each entry under `services:`."""
+        from resources.globus import GlobusTransfer
+        from resources.scicat import SciCat
+        from resources.sfapi import Superfacility
+
+        kinds: dict[str, Any] = {"globus": GlobusTransfer, "sfapi": Superfacility, "scicat": SciCat}
+        out: dict[str, Any] = {}
+        for name, settings in self.file.services.items():
+            kind = settings.get("kind")
+            if kind not in kinds:
+                raise FacilityFileError(f"service {name!r}: kind {kind!r} is not one of {sorted(kinds)}")
+            out[name] = kinds[kind](service=name, **{k: v for k, v in settings.items() if k != "kind"})
+        return out
+
+
+def load(name: str | None = None, environment: Mapping[str, str] | None = None) -> Facilities:
+    """The facility file `name`, or that of ALS_FACILITIES. Raises FacilityFileError in words that say what to set."""
+    variables = os.environ if environment is None else environment
+    wanted = name or variables.get("ALS_FACILITIES") or "sandbox"
+    path = Path(wanted) if "/" in wanted or wanted.endswith((".yaml", ".yml")) else HERE / f"{wanted}.yaml"
+    try:
+        text = path.read_text()
+    except OSError as error:
+        shipped = sorted(p.stem for p in HERE.glob("*.yaml"))
+        raise FacilityFileError(f"facilities {wanted!r}: {error.strerror}: {path}. Shipped are {shipped}.") from None
+    try:
+        return Facilities(FacilityFile.model_validate(_filled(yaml.safe_load(text), variables, path)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FacilityFileError(f"{path}: {where}: {first['msg']}") from None
+    except yaml.YAMLError as error:
+        raise FacilityFileError(f"{path}: {error}") from None
+
+
+def _filled(value: Any, variables: Mapping[str, str], path: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(part, variables, path) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_filled(part, variables, path) for part in value]
+    if not isinstance(value, str):
+        return value
+
+    def fill(match: re.Match[str]) -> str:
+        found = variables.get(match[1]) or match[2]
+        if found is None:
+            raise FacilityFileError(
+                f"{path} needs the environment variable {match[1]}, which is not set."
+                + (" Start the sandbox with `als sandbox up`, or run `als demo`." if "SANDBOX" in match[1] else "")
+            )
+        return found
+
+    return VARIABLE.sub(fill, value)

@@ -1,0 +1,158 @@
+"""The document of a scan that `--json` prints: where every copy is, what is in flight, what failed and why.
+
+Its form is part of the interface; see docs/json.md. `scan_document` reads nothing but the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from beamlines.spec import Spec
+from resources.ledger import products, scans, steps, tasks
+from resources.ledger.scans import Scan
+from resources.ledger.schema import copies, evidence
+from resources.ledger.steps import Step
+
+SCHEMA = "als-scan/1"
+ENTRY = "catalog_entry"
+
+
+def stamp(moment: datetime | None) -> str | None:
+    """2026-11-20T10:36:00Z"""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def scan_document(tx: Connection, spec: Spec, scan: Scan, durable: Collection[str], now: datetime) -> dict[str, Any]:
+    """One scan, whole.
+
+    Args:
+        durable: names of this beamline's durable places; `safe` means verified copies in two of them.
+    """
+    mine = {step.asset: step for step in steps.of_scan(tx, scan.id)}
+    assets = {asset.name: _asset(mine.get(asset.name), now) for asset in spec.assets()}
+    files = scans.files_of(tx, [scan.id])[scan.id]
+    held = _copies(tx, scan.id)
+    state, why = overall(assets, scan)
+    verified = {c["place"] for c in held if c["verified_at"] and not c["pruned_at"]}
+    made = products.of_scan(tx, scan.id)
+    analyses = {asset.name for asset in spec.assets() if asset.analysis is not None}
+    entries = [p for p in made if p.asset == ENTRY]
+    return {
+        "schema": SCHEMA,
+        "beamline": spec.id,
+        "key": scan.key,
+        "path": scan.path,
+        "hash": scan.hash,
+        "state": state,
+        "why": why,
+        "safe": len(verified & set(durable)) >= 2,
+        "held": None,
+        "proposal": scan.proposal,
+        "noticed_at": stamp(scan.noticed_at),
+        "files": [{"path": f.path, "role": f.role, "bytes": f.bytes} for f in files],
+        "assets": assets,
+        "copies": held,
+        "tasks": [
+            {
+                "asset": t.asset,
+                "system": t.system,
+                "id": t.external_id,
+                "key": t.key,
+                "attempt": t.attempt,
+                "state": t.state,
+                "submitted_at": stamp(t.submitted_at),
+                "ended_at": stamp(t.ended_at),
+            }
+            for t in tasks.of_scan(tx, scan.id)
+        ],
+        "products": [
+            {
+                "asset": p.asset,
+                "label": p.label,
+                "revision": p.revision,
+                "path": p.path,
+                "parameters": p.document.get("parameters", {}),
+                "values": p.document.get("values", {}),
+                "qc": p.document.get("qc", {}),
+            }
+            for p in made
+            if p.asset in analyses
+        ],
+        "catalog": entries[-1].document.get("entries", []) if entries else [],
+    }
+
+
+def _asset(step: Step | None, now: datetime) -> dict[str, Any]:
+    if step is None:
+        return {"state": "missing", "at": None, "why": None}
+    shown = {
+        steps.DONE: "materialized",
+        steps.FAILED: "failed",
+        steps.NOT_APPLICABLE: "not_applicable",
+        steps.BLOCKED: "waiting",
+        steps.DUE: "waiting",
+    }.get(step.state, "in_flight")
+    why = step.why
+    if step.state == steps.DUE and why is None:
+        why = "is due"
+    until = step.next_try if step.state == steps.DUE and step.next_try and step.next_try > now else None
+    return {
+        "state": shown,
+        "at": stamp(step.done_at) if step.state == steps.DONE else None,
+        "why": why,
+        **({"attempt": step.attempt} if step.attempt > 1 else {}),
+        **({"until": stamp(until)} if until else {}),
+    }
+
+
+def overall(assets: dict[str, dict[str, Any]], scan: Scan) -> tuple[str, str | None]:
+    """The state of a scan as a whole, worst first, and why."""
+    if scan.question:
+        return "question", scan.question
+    for state in ("failed", "in_flight", "waiting"):
+        for name, asset in assets.items():
+            if asset["state"] == state:
+                return state, f"{name}: {asset['why']}" if asset["why"] else name
+    missing = [name for name, asset in assets.items() if asset["state"] == "missing"]
+    if missing:
+        return "waiting", f"{', '.join(missing)}: not begun"
+    return "done", None
+
+
+def _copies(tx: Connection, scan_id: int) -> list[dict[str, Any]]:
+    """One entry per file and place, with the strongest evidence for it."""
+    files = {f.id: f for f in scans.files_of(tx, [scan_id])[scan_id]}
+    query = (
+        sa.select(
+            copies.c.place, copies.c.state, copies.c.verified_at, copies.c.pruned_at, evidence.c.file_id,
+            evidence.c.method, evidence.c.digest, evidence.c.bytes, evidence.c.at,
+        )
+        .join_from(copies, evidence, evidence.c.copy_id == copies.c.id)
+        .where(copies.c.scan_id == scan_id)
+        .order_by(copies.c.id, evidence.c.file_id, evidence.c.at)
+    )  # fmt: skip
+    out: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in tx.execute(query).mappings():
+        file = files[row["file_id"]]
+        entry = out.setdefault(
+            (row["place"], file.id),
+            {
+                "place": row["place"],
+                "path": file.path,
+                "bytes": row["bytes"],
+                "sha256": None,
+                "verified_at": None,
+                "verified_by": None,
+                "pruned_at": stamp(row["pruned_at"]),
+            },
+        )
+        entry["sha256"] = entry["sha256"] or row["digest"]
+        if row["method"] != "listing":
+            entry["verified_at"] = stamp(row["at"])
+            entry["verified_by"] = " + ".join(filter(None, [entry["verified_by"], row["method"]]))
+    return list(out.values())
