@@ -8,7 +8,7 @@ twice); exit (its exit code). So a killed supervisor loses nothing: the next one
 on watching those that run, and declares NODE_FAIL for those that vanished.
 
 What a job's document may ask for as "fault" (set at the submit, see sfapi_jobs.py):
-    node_fail, timeout, preempted, out_of_memory, failed, cancelled
+    node_fail, time_limit, preempted, out_of_memory, failed, cancelled
                      when "before" (default): the job is ended that way `delay` seconds after its start (0: before it
                      does anything); "after": it runs to its end, and the state is reported none the less
     pending_forever  waits, with Slurm's `reason`, until the fault is cleared
@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import IO
 
 from sandbox import workers
-from sandbox.executions import count_execution
 from sandbox.box import Box, Doc
+from sandbox.executions import count_execution
 
 USER = "als"
 UID = 90210
 END_STATES = {
-    "node_fail": "NODE_FAIL", "timeout": "TIMEOUT", "preempted": "PREEMPTED", "out_of_memory": "OUT_OF_MEMORY",
+    "node_fail": "NODE_FAIL", "time_limit": "TIMEOUT", "preempted": "PREEMPTED", "out_of_memory": "OUT_OF_MEMORY",
     "failed": "FAILED", "cancelled": "CANCELLED",
 }  # fmt: skip
 DUPLICATE = 17  # als-job found another job of its key at work: not an execution

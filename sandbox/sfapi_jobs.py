@@ -1,7 +1,7 @@
 """SFAPI's compute/jobs and tasks: submit, list (squeue, sacct), cancel.
 
 The service's own faults, matched by job name in "path" and taken at the submit:
-    node_fail, timeout, preempted, out_of_memory, failed, cancelled, pending_forever     how the job fares, see jobs.py
+    node_fail, time_limit, preempted, out_of_memory, failed, cancelled, pending_forever    see jobs.py
     not_found_for     the job is in no answer for `delay` seconds (the real API's cache)
     duplicate_submit  one POST makes two jobs, as a client that retries POSTs does
     refused           sbatch says `text` (default: Invalid qos specification)
