@@ -1,0 +1,95 @@
+"""The flight check of NERSC: the key, what it may do and until when, the machine, projects, directories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from resources.errors import CredentialProblem, FacilityError, Refused
+
+if TYPE_CHECKING:
+    from resources.sfapi import Finding, Superfacility
+
+SOON = timedelta(days=3)
+
+
+def findings(nersc: Superfacility, accounts: Sequence[str], paths: Sequence[str]) -> list[Finding]:
+    """Each thing tried, in the order in which a person would repair them; ends early when nobody can sign in."""
+    from resources.sfapi import Finding
+
+    found: list[Finding] = []
+
+    def tried(what: str, do: Callable[[], str]) -> bool:
+        try:
+            found.append(Finding(what, True, do()))
+        except FacilityError as error:
+            found.append(Finding(what, False, error.reason))
+        return found[-1].ok
+
+    if not tried("sign-in", lambda: _sign_in(nersc)):
+        return found
+    tried("user", lambda: _user(nersc))
+    tried("key's end", lambda: _expiry(nersc))
+    tried(f"machine {nersc.machine}", lambda: _machine(nersc))
+    tried("may submit jobs", lambda: _may_submit(nersc))
+    if accounts:
+        known: list[str] = []
+        if tried("projects", lambda: _projects(nersc, known)):
+            for account in accounts:
+                ok = account.removesuffix("_g") in known
+                says = "the user is a member" if ok else f"not one of the user's projects ({', '.join(known)})"
+                found.append(Finding(f"project {account}", ok, says))
+    for path in paths:
+        tried(f"directory {path}", lambda path=path: f"{len(nersc.ls(path))} entries")  # type: ignore[misc]
+    return found
+
+
+def _sign_in(nersc: Superfacility) -> str:
+    nersc.session.sign_in()
+    nersc.session.get("account/", doing="say whose key this is")
+    return f"with the key that {nersc.key_env} names"
+
+
+def _user(nersc: Superfacility) -> str:
+    name = str(nersc.session.get("account/", doing="say whose key this is").get("name") or "")
+    if nersc.user and name != nersc.user:
+        raise Refused(nersc.service, f"the key belongs to {name}, the facility file says {nersc.user}")
+    return name
+
+
+def _expiry(nersc: Superfacility) -> str:
+    """The API lists the clients of the user, with no word on which of them asks."""
+    ends = []
+    for client in nersc.session.get("account/clients", doing="list API clients") or []:
+        try:
+            at = datetime.fromisoformat(str(client.get("expiresAt")))
+        except ValueError:
+            continue
+        ends.append(at if at.tzinfo else at.replace(tzinfo=UTC))
+    if not ends:
+        return "the API does not say when it is"
+    first = min(ends)
+    if first - datetime.now(UTC) < SOON:
+        raise CredentialProblem(
+            nersc.service, f"a NERSC key ends {first:%Y-%m-%d %H:%M} UTC: make a new one in Iris now"
+        )
+    return f"not before {first:%Y-%m-%d}"
+
+
+def _machine(nersc: Superfacility) -> str:
+    nersc.available()
+    return str(
+        nersc.session.get(f"status/{nersc.machine}", doing="say how the machine is").get("description") or "active"
+    )
+
+
+def _may_submit(nersc: Superfacility) -> str:
+    nersc.run_command(["true"])
+    return "the key is red: it may run commands, and so submit jobs"
+
+
+def _projects(nersc: Superfacility, known: list[str]) -> str:
+    projects = nersc.session.get("account/projects", doing="list projects") or []
+    known += [str(p.get("repo_name")) for p in projects]
+    return ", ".join(known)
