@@ -16,17 +16,17 @@ a sync level let it skip them, it has not looked at.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from resources.errors import FacilityError, NotFound, Refused
-from resources.findings import Finding
+from resources.errors import FacilityError, NotFound, Refused, Unavailable
 from resources.globus_tasks import Event, event, status
 from resources.tasks import TaskStatus
 
@@ -34,6 +34,11 @@ if TYPE_CHECKING:  # the SDK is heavy, and the code server loads this module
     import globus_sdk
 
     from resources.globus_session import Session
+    from resources.tasks import TaskSystem
+
+    def _is_a_task_system(globus: GlobusTransfer) -> TaskSystem:
+        return globus
+
 
 POLLED_AT_ONCE = 50  # task ids in one request, as part of its address
 LISTING_S = 55.0  # a large directory is silent for long before it answers
@@ -51,6 +56,15 @@ class Entry:
     type: str
     bytes: int
     mtime: datetime
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a flight check tried: what, whether it worked, and what was seen or is to be done."""
+
+    what: str
+    ok: bool
+    says: str = ""
 
 
 class GlobusTransfer(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -73,8 +87,8 @@ class GlobusTransfer(dg.ConfigurableResource):  # type: ignore[type-arg]
     client_secret_env: str = Field(default="ALS_GLOBUS_CLIENT_SECRET", description="environment variable")
     listing_page: int = Field(default=100_000, description="entries asked for at a time; the service allows 100,000")
 
-    system: ClassVar[str] = "globus"
-    same_key_same_task: ClassVar[bool] = True
+    system: str = "globus"
+    same_key_same_task: bool = True
     _session: Any = PrivateAttr(default=None)
 
     def _asking(self, what: str, **bounds: Any) -> AbstractContextManager[globus_sdk.TransferClient]:
@@ -259,31 +273,36 @@ class GlobusTransfer(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Log in, then list each (collection id, base path). Raises nothing: what fails is a finding."""
         findings: list[Finding] = []
 
-        def tried(subject: str, words: str, act: Any) -> bool:
+        def tried(what: str, act: Callable[[], str]) -> bool:
             try:
-                seen = act()
+                findings.append(Finding(what, True, act()))
             except FacilityError as error:
-                findings.append(Finding(self.service, subject, False, error.reason, _todo(error, self.client_id_env)))
-                return False
-            findings.append(Finding(self.service, subject, True, words.format(seen)))
-            return True
+                findings.append(Finding(what, False, error.reason + _todo(error, self.client_id_env)))
+            return findings[-1].ok
 
-        if tried("log in", "the Transfer service answers and accepts the token", lambda: self.new_key("")):
+        if tried("Globus login", self._log_in):
             for collection, base in places:
-                if tried(f"find collection {collection}", "it is {}", lambda c=collection: self.confirm_collection(c)):
-                    listed = f"list {collection} {base}"
-                    tried(listed, "{} entries", lambda c=collection, b=base: len(self.ls(c, b)))
+                found = tried(f"collection {collection}", partial(self.confirm_collection, collection))
+                if found:
+                    tried(f"list {collection} {base}", partial(self._count, collection, base))
         return findings
+
+    def _log_in(self) -> str:
+        self.new_key("")
+        return f"the Transfer service accepts the client of {self.client_id_env}"
+
+    def _count(self, collection: str, path: str) -> str:
+        return f"{len(self.ls(collection, path))} entries"
 
 
 def _todo(error: FacilityError, id_env: str) -> str:
     if isinstance(error, NotFound):
-        return "make the directory, or correct the base path in the facility file"
+        return ". Make the directory, or correct the base path in the facility file"
     if isinstance(error, Refused):
-        return f"let the collection's administrator give the client of {id_env} access, or correct the facility file"
-    if type(error).__name__ == "Unavailable":
-        return "try again later; see status.globus.org"
-    return "see the words; nothing works until it is done"
+        return f". Let the collection's administrator give the client of {id_env} access, or correct the facility file"
+    if isinstance(error, Unavailable):
+        return ". Try again later; see status.globus.org"
+    return ""  # it says itself
 
 
 def _transfer_data(key: str, request: Mapping[str, Any]) -> globus_sdk.TransferData:

@@ -5,6 +5,7 @@
     GET  /v0.10/task_list                         GET  /v0.10/task/{id}/event_list
     GET  /v0.10/task/{id}/successful_transfers    GET  /v0.10/task/{id}/skipped_errors, pause_info
     GET, PUT /v0.10/endpoint/{id}                 and the operations of transfer_files.py
+    GET  /activity/{id}                           the page of a task, for people; the web app has it in production
 
 The same submission_id again is answered with Duplicate and the task that it made first. Faults of this service that are
 played here: consent_required (`path`: the collection's name), token_revoked (the token of that very request); more in
@@ -16,8 +17,12 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable
+from html import escape
 from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
 from starlette.routing import BaseRoute, Route
 
 from sandbox import transfer_collections, transfer_files, transfer_tasks
@@ -57,6 +62,7 @@ def routes(box: Box) -> list[BaseRoute]:
         route("endpoint/{endpoint}", get_endpoint),
         route("endpoint/{endpoint}", update_endpoint, "PUT"),
         *transfer_files.routes(box),
+        Route("/activity/{task}", activity_page(box)),
     ]
 
 
@@ -233,6 +239,25 @@ def pause_info(call: Call) -> Doc:
         "destination_pause_message": None,
         "destination_pause_message_share": None,
     }
+
+
+def activity_page(box: Box) -> Callable[[Request], HTMLResponse]:
+    def page(request: Request) -> HTMLResponse:
+        task = box.get("transfer_task", request.path_params["task"])
+        if task is None:
+            return HTMLResponse("<!doctype html><title>Globus</title><h1>No such task</h1>", 404)
+        rows = transfer_tasks.shown(task, {key: one.name for key, one in collections(box).items()})
+        events = box.all(f"event/{task['task_id']}")
+        cells = "".join(f"<tr><th>{escape(k)}<td>{escape(str(v))}" for k, v in rows.items() if v not in (None, ""))
+        log = "".join(
+            f"<tr><td>{e['time']}<td>{escape(e['code'])}<td><pre>{escape(e['details'])}</pre>" for e in events
+        )
+        style = "<style>body{font-family:sans-serif}th{text-align:left;padding-right:2em}td{vertical-align:top}</style>"
+        title = f"Globus task {escape(task['task_id'])} ({escape(task['status'])}), in the sandbox"
+        head = f"<!doctype html><meta charset=utf-8><title>{title}</title>{style}<h1>{title}</h1>"
+        return HTMLResponse(f"{head}<table>{cells}</table><h2>Events</h2><table>{log}</table>")
+
+    return page
 
 
 # collections

@@ -63,7 +63,8 @@ def copy(
     of what arrives. progress: called with the bytes so far; what it raises ends the copy and leaves nothing behind.
     """
     algorithm = external[0] if external else "md5"
-    temporary = destination.with_name(f".{destination.name[:200]}.{part}")
+    short = hashlib.sha256(os.fsencode(destination.name)).hexdigest()[:16]  # the name itself may have 255 bytes already
+    temporary = destination.with_name(f".{short}.{part}")
     try:
         digest = hashlib.new(algorithm, usedforsecurity=False)
         with _opened(source) as read, _made(temporary) as written:
