@@ -158,7 +158,7 @@ def derived_dataset(facts: RawFacts, result: ResultFacts) -> Document:
         **_common(facts, result.created, result.source_folder),
         "investigator": facts.principal_investigator,
         "inputDatasets": [raw_pid(facts.beamline, facts.short_hash)],
-        "usedSoftware": [f"{name}@{version}" for name, version in sorted(result.software.items())] or ["unknown"],
+        "usedSoftware": [f"{name}@{version}" for name, version in sorted(result.software.items())],
         "jobParameters": plain(result.parameters),
         "scientificMetadata": entries(
             {"scan": facts.key, "label": label, "revision": result.revision, **_per_q(result), **result.metadata}
