@@ -37,14 +37,7 @@ KEPT = ("state.db", "server.", "address.json", "credentials.json", "collections.
 
 
 def services() -> dict[str, ModuleType]:
-    found = {}
-    for name in PREFIXES:
-        try:
-            found[name] = importlib.import_module(f"sandbox.{name}")
-        except ModuleNotFoundError as missing:
-            if missing.name != f"sandbox.{name}":
-                raise
-    return found
+    return {name: importlib.import_module(f"sandbox.{name}") for name in PREFIXES}
 
 
 def set_up(box: Box) -> None:

@@ -33,7 +33,7 @@ from sandbox.transfer_collections import ALS_DTN, NERSC_CFS, collections
 __all__ = ["ALS_DTN", "NERSC_CFS", "routes", "setup"]
 
 MOST_PENDING = 100
-PAGE_OF_FILES = 1000
+PAGE_OF_FILES = 100
 
 
 def setup(box: Box) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def of(directory: Path) -> list[int]:
     return [pid for pid in pids if pid != os.getpid() and belongs(pid, directory)]
 
 
-def end_all(directory: Path, patience_s: float = 3.0) -> list[int]:
+def end_all(directory: Path, patience_s: float = 1.5) -> list[int]:
     """End every worker of this folder. Returns those that are still there after all (none, unless something is odd)."""
     for _ in range(5):  # a worker may start another one while it is being ended
         pids = of(directory)
@@ -94,7 +94,7 @@ def end_all(directory: Path, patience_s: float = 3.0) -> list[int]:
     return of(directory)
 
 
-def end(pids: Iterable[int], ours: Callable[[int], bool], patience_s: float = 3.0) -> None:
+def end(pids: Iterable[int], ours: Callable[[int], bool], patience_s: float = 1.5) -> None:
     """SIGTERM, and SIGKILL for those that are still there after `patience_s`. `ours(pid)` is asked before each."""
     pids = list(pids)
     for number in (signal.SIGTERM, signal.SIGKILL):
