@@ -15,6 +15,7 @@ import pytest
 
 from als_assets import catalog_documents as documents
 from als_assets.catalog_documents import CopyFacts, FileFacts, RawFacts, ResultFacts
+from resources.scicat import SciCat
 from sandbox import scicat_validation as backend
 
 PACIFIC = timezone(timedelta(hours=-8))
@@ -158,3 +159,18 @@ def test_a_picture_becomes_a_data_address() -> None:
 
 def test_created_in_utc_or_elsewhere_is_the_same_moment() -> None:
     assert documents.utc(NOON) == documents.utc(NOON.astimezone(UTC))
+
+
+def test_documents_that_are_entered_twice_are_unchanged_the_second_time(
+    sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALS_SCICAT_USERNAME", sandbox.credentials()["scicat"]["username"])
+    monkeypatch.setenv("ALS_SCICAT_PASSWORD", sandbox.credentials()["scicat"]["password"])
+    scicat = SciCat(base_url=f"{sandbox.url}/scicat/api/v3", frontend_url=f"{sandbox.url}/scicat")
+    for document in (documents.raw_dataset(RAW), documents.derived_dataset(RAW, RESULT)):
+        assert [scicat.upsert_dataset(document) for _ in range(2)] == ["created", "unchanged"]
+    pid = documents.raw_pid("bl7011", "0f3c5a")
+    assert [scicat.ensure_origdatablock(pid, documents.file_list(RAW.files)) for _ in range(2)] == [
+        "created",
+        "unchanged",
+    ]

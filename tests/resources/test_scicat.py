@@ -136,6 +136,17 @@ def test_a_lost_answer_to_the_creation_and_a_repeat_leave_one_entry(scicat: SciC
     assert len(sandbox.box.all("scicat_dataset")) == 1
 
 
+def test_what_was_entered_survives_the_end_of_the_sandbox(scicat: SciCat, sandbox: Any) -> None:
+    scicat.upsert_dataset(raw())
+    scicat.ensure_origdatablock(PID, FILES)
+    sandbox.kill()
+    with pytest.raises(Unavailable):
+        scicat.get_dataset(PID)
+    sandbox.start()
+    assert scicat.upsert_dataset(raw()) == "unchanged"
+    assert scicat.ensure_origdatablock(PID, FILES) == "unchanged"
+
+
 def test_entries_are_found_by_a_source_folder_that_looks_like_a_date(scicat: SciCat) -> None:
     scicat.upsert_dataset(raw(sourceFolder="/dtn/2026"))
     assert [one["pid"] for one in scicat.find_by_source("/dtn/2026", "/dtn/other")] == [PID]
