@@ -8,7 +8,6 @@ import click
 
 VERBS = {
     "demo": "sandbox, Dagster and simulated scans on this machine, until every scan is done",
-    "check": "flight check: every credential, permission and endpoint, by using it",
     "scans": "the scans of a beamline: where they are, what is in flight, what failed and why",
     "scan": "one scan, whole",
     "simulate": "write simulated scans as a detector would",
@@ -40,6 +39,9 @@ def main() -> None:
     ALS_FACILITIES says which facilities (sandbox by default), ALS_STATE where the ledger and Dagster keep their state
     (.als in this folder by default).
     """
+    from als.sandbox import adopt
+
+    adopt()
 
 
 if __name__ == "__main__":

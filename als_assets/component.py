@@ -11,11 +11,25 @@ from sensors.due_work import due_work
 from sensors.new_scans import new_scans
 
 
-class Beamline(dg.Component, Spec, dg.Resolvable):
+class Beamline(dg.Component):
     """A beamline of a light source: where its scans appear, where they go, and what is made of them."""
 
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    @classmethod
+    def get_model_cls(cls) -> type[Spec]:
+        """Dagster checks the attributes against the spec itself, and reports a mistake with file, line and field."""
+        return Spec
+
+    @classmethod
+    def load(cls, attributes: Spec | None, context: dg.ComponentLoadContext) -> Beamline:
+        if attributes is None:
+            raise ValueError(f"{context.path}: a beamline needs attributes; see beamlines/bl7011/defs.yaml")
+        return cls(attributes)
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        return definitions_of(Spec.model_validate(self.model_dump()), load())
+        return definitions_of(self.spec, load())
 
 
 def definitions_of(spec: Spec, facilities: Facilities) -> dg.Definitions:

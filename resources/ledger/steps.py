@@ -39,6 +39,7 @@ class Step:
     why: str | None
     task_id: int | None
     asked_by: str | None
+    done_at: datetime | None
     reported_at: datetime | None
     announced: bool
 
@@ -66,6 +67,7 @@ def _select() -> sa.Select[Any]:
         steps.c.why,
         steps.c.task_id,
         steps.c.asked_by,
+        steps.c.done_at,
         steps.c.reported_at,
         scans.c.announced_at.is_not(None).label("announced"),
     ).join_from(steps, scans, steps.c.scan_id == scans.c.id)
@@ -111,7 +113,8 @@ def due(tx: Connection, beamline: str, asset: str, now: datetime, unreported_bef
         ids += [row[0] for row in tx.execute(branch)]
     keys: list[str] = []
     for block in chunks(ids[:limit]):
-        found = dict(tx.execute(sa.select(scans.c.id, scans.c.key).where(scans.c.id.in_(block))).tuples())
+        rows = tx.execute(sa.select(scans.c.id, scans.c.key).where(scans.c.id.in_(block)))
+        found = {scan_id: key for scan_id, key in rows}
         keys += [found[i] for i in block]
     return keys
 
