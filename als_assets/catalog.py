@@ -8,6 +8,7 @@ entry is made without, and completed later. Pids are computed from the scan, so 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -206,7 +207,7 @@ class CatalogFamily:
             parameters=document.get("parameters", {}),
             values=values,
             units=UNITS,
-            q=[q for q in document.get("values", {}).get("q_per_angstrom", []) if q is not None],
+            q=[math.nan if q is None else q for q in document.get("values", {}).get("q_per_angstrom", [])],
             metadata=qc,
             software={k: str(v) for k, v in document.get("versions", {}).items()},
         )
