@@ -20,6 +20,7 @@ import argparse
 import os
 import shutil
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -396,7 +397,13 @@ def main() -> None:
     while turn:
         task_id, descriptor = turn.pop()
         os.set_inheritable(descriptor, False)
-        Mover(box, task_id).run()
+        try:
+            Mover(box, task_id).run()
+        except Exception:  # noqa: BLE001 - a mover with a bug must end its task, or it would be started for ever
+            traceback.print_exc()
+            with box.transaction() as docs:
+                error = {"code": "INTERNAL_ERROR", "description": "a bug of the sandbox; see movers/log in its folder"}
+                end(docs, task_id, "FAILED", fatal_error=error)
         unlock(descriptor)
         turn = claim(box, most=1)
 

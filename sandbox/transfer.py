@@ -104,7 +104,8 @@ def _submit(call: Call, kind: str, word: str) -> Doc:
         raise Refusal(400, "BadRequest", f"submission_id or deadline: {error}") from error
     if not re.fullmatch(r"[\w ,-]{0,128}", str(call.body.get("label") or ""), re.ASCII):
         raise Refusal(400, "BadRequest", "a label has up to 128 letters, digits, spaces, commas, '-' or '_'")
-    if len(call.box.all("transfer_live")) >= MOST_PENDING:
+    known = call.box.get("submission", str(call.body["submission_id"]).lower())
+    if known is None and len(call.box.all("transfer_live")) >= MOST_PENDING:
         raise Refusal(409, "TooManyPendingJobs", f"there are {MOST_PENDING} pending tasks already")
     task_id, fresh = transfer_tasks.accept(call.box, kind, call.body)
     transfer_tasks.supervise(call.box)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import globus_sdk
 import pytest
 from globus_sdk.transport import RetryConfig
 
+from sandbox import workers
 from sandbox.transfer import ALS_DTN, NERSC_CFS
 
 Submit = Callable[..., str]
@@ -80,8 +82,6 @@ def write(path: Path, content: bytes = b"frames") -> Path:
 
 
 def mover_of(sandbox: Any) -> int:
-    from sandbox import workers
-
     movers = [pid for pid in workers.of(sandbox.dir) if b"sandbox.mover" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(movers) == 1, movers
     return movers[0]
@@ -201,8 +201,11 @@ def test_killing_the_server_stops_no_transfer_and_forgets_nothing(sandbox, clien
     write(als / "f", content)
     sandbox.fault("transfer", "slow_transfer", delay=0.6)
     task_id = submit({"/f": "/f"})
+    mover = mover_of(sandbox)
+    assert os.getsid(mover) == mover, "it has a session of its own: no Ctrl-C reaches it"
     sandbox.kill()
     sandbox.start()
+    assert mover_of(sandbox) == mover
     assert ended(client, task_id)["status"] == "SUCCEEDED"
     assert (nersc / "f").read_bytes() == content
     assert sandbox.executions("transfer") == {task_id: 1}
@@ -401,6 +404,16 @@ def test_directories_are_made_and_files_renamed_never_over_another(client, als) 
     with pytest.raises(globus_sdk.TransferAPIError):
         client.operation_rename(ALS_DTN, "/h", "/new/g")
     assert (als / "new/g").read_bytes() == b"frames"
+
+
+def test_a_task_has_a_page_for_people(sandbox, client, submit, als) -> None:
+    write(als / "<b>.h5")
+    sandbox.fault("transfer", "permission_denied")
+    task_id = submit({"/<b>.h5": "/f"}, label="block 7")
+    ended(client, task_id)
+    with urllib.request.urlopen(f"{sandbox.url}/transfer/activity/{task_id}") as answer:
+        page = answer.read().decode()
+    assert "SUCCEEDED" in page and "block 7" in page and "PERMISSION_DENIED" in page and "<b>" not in page
 
 
 # login
