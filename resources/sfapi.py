@@ -103,7 +103,10 @@ class Superfacility(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def script(self, key: str, request: Mapping[str, Any]) -> str:
         """The batch script that `submit` would send. Raises Refused."""
-        return job_script.render(key, request.get("directives") or {}, self.program, request.get("job") or {})
+        try:
+            return job_script.render(key, request.get("directives") or {}, self.program, request.get("job") or {})
+        except Refused as error:
+            raise Refused(self.service, error.reason, error.code) from error
 
     def submit(self, key: str, request: Mapping[str, Any]) -> str:
         """Submit a job named `key`, once. `request` is {"directives": {…}, "job": {the request of als-job}}.

@@ -38,9 +38,6 @@ COMMAND_S = 30.0
 def within(box: Box, text: str) -> Path | None:
     """The path where it is one that this service knows; links that lead out of the folder are not followed."""
     path = Path("/" + text.lstrip("/"))
-    parent = path.parent.resolve()
-    if not parent.is_relative_to(box.dir) or ".." in path.parts:
-        return None
     target = path.resolve()
     if not target.is_relative_to(box.dir):
         return None

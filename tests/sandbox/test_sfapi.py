@@ -177,7 +177,7 @@ def test_the_script_is_warned_before_its_time_limit_where_it_asks_for_it(sandbox
 
 def test_a_cancelled_job_gets_term_and_says_who_cancelled_it(sandbox: Any, client: Client) -> None:
     machine = client.compute("perlmutter")
-    job = machine.submit_job(script("trap 'echo term; exit 1' TERM; echo up; while :; do sleep 0.05; done"))
+    job = machine.submit_job(script("trap 'sleep 0.3; echo term; exit 1' TERM; echo up; while :; do sleep 0.05; done"))
     until = time.monotonic() + 10
     while "up" not in output(sandbox, job.jobid):
         assert time.monotonic() < until
@@ -361,6 +361,17 @@ def test_killing_server_and_supervisor_loses_no_job_and_runs_none_twice(sandbox:
     for word in ("begin", "end"):
         assert sorted(log.read_text().splitlines()).count(f"{word} {ids[0]}") == 1
     assert len(log.read_text().splitlines()) == 8
+
+
+def test_a_job_that_is_started_twice_runs_once(sandbox: Any, client: Client) -> None:
+    job_id = client.compute("perlmutter").submit_job(script("sleep 0.2; echo once >> log")).jobid
+    wait(client, job_id, "RUNNING", "COMPLETED")
+    first, second = jobs.Supervisor(sandbox.box), jobs.Supervisor(sandbox.box)
+    for other in (first, second):
+        other._start(sandbox.box.get("slurm_job", job_id))
+        other.children[job_id][0].wait()
+    assert wait(client, job_id)["state"] == "COMPLETED"
+    assert (sandbox.dir / "nersc" / "home" / "log").read_text() == "once\n"
 
 
 def test_a_job_whose_processes_vanished_is_a_node_failure(sandbox: Any, client: Client) -> None:
