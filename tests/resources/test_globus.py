@@ -203,7 +203,7 @@ def test_a_failed_task_says_why_and_whether_trying_again_helps(sandbox, globus, 
     sandbox.fault("transfer", kind, path="/bad", count=-1)
     write(als / "bad")
     write(als / "good")
-    task_id = globus.submit(globus.new_key(""), request("/good", "/bad", deadline_s=2))
+    task_id = globus.submit(globus.new_key(""), request("/good", "/bad", deadline_s=3))
     status = ended(globus, task_id)
     assert (status.state, status.native, status.code) == (TaskState.FAILED, "FAILED", code)
     assert status.transient is transient and status.reason
