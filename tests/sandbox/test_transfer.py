@@ -199,13 +199,15 @@ def test_the_sdk_gets_through_429_and_503_and_a_dropped_connection(sandbox, clie
 def test_killing_the_server_stops_no_transfer_and_forgets_nothing(sandbox, client, submit, als, nersc) -> None:
     content = os.urandom(200_000)
     write(als / "f", content)
-    sandbox.fault("transfer", "slow_transfer", delay=0.6)
+    sandbox.fault("transfer", "paused")
     task_id = submit({"/f": "/f"})
+    until(client, task_id, lambda task: task["is_paused"])
     mover = mover_of(sandbox)
     assert os.getsid(mover) == mover, "it has a session of its own: no Ctrl-C reaches it"
     sandbox.kill()
     sandbox.start()
     assert mover_of(sandbox) == mover
+    sandbox.box.clear_faults()
     assert ended(client, task_id)["status"] == "SUCCEEDED"
     assert (nersc / "f").read_bytes() == content
     assert sandbox.executions("transfer") == {task_id: 1}
