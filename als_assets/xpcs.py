@@ -124,7 +124,7 @@ class XpcsFamily:
         pngs = products.pngs(tx, product.id)
         out: dict[str, Any] = {"result": dg.MetadataValue.path(product.path or ""), "revision": product.revision}
         if "g2" in pngs and len(pngs["g2"]) <= INLINE_BYTES:
-            out["g2"] = dg.MetadataValue.md(f"![g2](data:image/png;base64,{base64.b64encode(pngs['g2']).decode()})")
+            out["g2 plot"] = dg.MetadataValue.md(f"![g2](data:image/png;base64,{base64.b64encode(pngs['g2']).decode()})")
         out |= numbers(values)
         table = g2_table(values)
         if table is not None:
@@ -170,7 +170,12 @@ def qc_table(qc: Mapping[str, Any]) -> Any:
     lines = ["| check | value | threshold | verdict |", "|---|---|---|---|"]
     for name, entry in qc.items():
         if isinstance(entry, Mapping):
-            cells = [entry.get("value"), entry.get("threshold"), entry.get("verdict")]
-            shown = " | ".join(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells)
-            lines.append(f"| {name} | {shown} |")
+            cells = " | ".join(_cell(entry.get(part)) for part in ("value", "threshold", "verdict"))
+            lines.append(f"| {name} | {cells} |")
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):  # {"warn": 0.02, "fail": 0.1}
+        return ", ".join(f"{name} {_cell(part)}" for name, part in sorted(value.items(), reverse=True))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

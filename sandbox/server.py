@@ -62,6 +62,8 @@ def reset(box: Box) -> None:
 def application(box: Box) -> FaultMiddleware:
     counts: dict[str, int] = {}
     mounts = [Mount(PREFIXES[name], routes=module.routes(box)) for name, module in services().items()]
+    pages = importlib.import_module("sandbox.scicat").pages(box)
+    mounts.append(Mount("/scicat", routes=pages))  # the front end: after the interface below it
     mounts.append(Mount("/sandbox", routes=admin.routes(box, counts, lambda: reset(box))))
     return FaultMiddleware(Starlette(routes=mounts), box, PREFIXES, counts)
 
