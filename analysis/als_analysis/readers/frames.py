@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from als_analysis.failure import BadArguments, MetadataMissing
 from als_analysis.readers.layout import Layout
+from als_analysis.workers import Workers
 
 Quantity = dict[str, Any]  # {"value": …, "unit": … or None}
 
@@ -45,6 +46,18 @@ class FrameSource(Protocol):
 
     def read(self, start: int, stop: int, step: int = 1) -> NDArray[Any]:
         """Frames start, start + step, … below stop, as (n, H, W) of `dtype`; raises `RawFileError`."""
+        ...
+
+    def encoded_frame_bytes(self) -> int:
+        """About how many bytes a fetched frame takes before it is decoded."""
+        ...
+
+    def fetch(self, frames: range) -> Any:
+        """Read what `decode` needs for these frames, from one thread at a time; raises `RawFileError`."""
+        ...
+
+    def decode(self, fetched: Any, out: NDArray[Any], workers: Workers) -> None:
+        """Decode fetched frames into `out` (n, H * W) of `dtype`, in several threads; raises `RawFileError`."""
         ...
 
     def metadata(self) -> tuple[dict[str, Quantity], list[str]]:

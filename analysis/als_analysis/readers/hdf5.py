@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import RawFileError
+from als_analysis.readers.chunks import Chunks, chunks_of
 from als_analysis.readers.frames import Quantity
 from als_analysis.readers.layout import Field, Layout
+from als_analysis.workers import Workers
 
 if TYPE_CHECKING:
     import h5py
@@ -39,6 +42,8 @@ class Hdf5Frames:
         n, height, width = self.dataset.shape
         self.shape: tuple[int, int, int] = (int(n), int(height), int(width))
         self.dtype: np.dtype[Any] = np.dtype(self.dataset.dtype).newbyteorder("=")
+        self._chunks: Chunks | None = None
+        self._descriptor: int | None = None
 
     def read(self, start: int, stop: int, step: int = 1) -> NDArray[Any]:
         try:
@@ -46,6 +51,36 @@ class Hdf5Frames:
         except (OSError, RuntimeError) as error:
             raise RawFileError(f"{self.path}: {self.layout.frames}: frames {start} to {stop}: {error}") from error
         return np.ascontiguousarray(frames, dtype=self.dtype)
+
+    def encoded_frame_bytes(self) -> int:
+        chunks = self._direct()
+        return int(self.dtype.itemsize * self.shape[1] * self.shape[2] if chunks is None else chunks.size.mean()) + 1
+
+    def _direct(self) -> Chunks | None:
+        if self._descriptor is None:
+            self._chunks = chunks_of(self.dataset, self.path)
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._chunks
+
+    def fetch(self, frames: range) -> Any:
+        self._direct()
+        if self._chunks is None:
+            return self.read(frames.start, frames.stop, frames.step)
+        assert self._descriptor is not None
+        return [(frame, self._chunks.read(self._descriptor, frame)) for frame in frames]
+
+    def decode(self, fetched: Any, out: NDArray[Any], workers: Workers) -> None:
+        chunks = self._chunks
+        if chunks is None:
+            out[:] = fetched.reshape(len(fetched), -1)
+            return
+
+        def work(begin: int, end: int) -> None:
+            for row in range(begin, end):
+                frame, data = fetched[row]
+                chunks.decode(data, out[row], frame)
+
+        workers.share(work, len(fetched))
 
     def metadata(self) -> tuple[dict[str, Quantity], list[str]]:
         found: dict[str, Quantity] = {}
@@ -70,6 +105,9 @@ class Hdf5Frames:
         return found, missing
 
     def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
         self.file.close()
 
     def __enter__(self) -> Self:

@@ -42,6 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     corr.add_argument("--end", type=int, help="frame to stop before (default: all)")
     corr.add_argument("--stride", type=int, default=1, help="take every n-th frame")
     corr.add_argument("--avg", type=int, default=1, help="average n frames in a row")
+    corr.add_argument("--type", choices=("multitau", "twotime", "both"), default="multitau")
+    corr.add_argument("--dq", default="", help="dynamic bins of the two-time maps, such as 1,2,5-7 (default: all)")
+    corr.add_argument("--smooth", choices=("none", "sqmap", "dqmap"), default="sqmap", help="two-time normalisation")
+    corr.add_argument("--partials", type=int, default=2, help="cut the frames into so many parts with a g2 each")
+    corr.add_argument("--threads", type=int, help="default: the cores that this process may use")
+    corr.add_argument("--memory", metavar="LIMIT", help="most memory to take, such as 2G")
     corr.add_argument("--no-frame-norm", action="store_true", help="do not divide each frame by its mean")
     corr.add_argument(
         "--save-G2", dest="save_g2", action="store_true", help="store the per-pixel G2, IP, IF maps as well"
@@ -89,7 +95,9 @@ def _corr(arguments: argparse.Namespace) -> int:
     clock = _Clock()
     from als_analysis.atomic import write_json
     from als_analysis.readers import load_layout, open_frames
-    from als_analysis.xpcs.corr import Options, correlate, fit_result, summary_of
+    from als_analysis.workers import available_cores
+    from als_analysis.xpcs.corr import correlate, fit_result, summary_of
+    from als_analysis.xpcs.options import Options, parse_bins, parse_bytes
     from als_analysis.xpcs.provenance import cpu_device, sha256_of, software_versions
     from als_analysis.xpcs.qc import quality
     from als_analysis.xpcs.result import refuse_existing, write_result
@@ -97,16 +105,26 @@ def _corr(arguments: argparse.Namespace) -> int:
     clock.lap("imports")
     refuse_existing(arguments.out, arguments.overwrite)
     options = Options(
-        arguments.begin, arguments.end, arguments.stride, arguments.avg, not arguments.no_frame_norm, arguments.save_g2
+        kind=arguments.type,
+        begin=arguments.begin,
+        end=arguments.end,
+        stride=arguments.stride,
+        avg=arguments.avg,
+        dq=parse_bins(arguments.dq),
+        smooth=arguments.smooth,
+        frame_norm=not arguments.no_frame_norm,
+        save_g2=arguments.save_g2,
+        partials=arguments.partials,
+        memory=None if arguments.memory is None else parse_bytes(arguments.memory),
     )
     layout = load_layout(arguments.layout)
     with open_frames(arguments.raw, layout) as source:
         qmap, origin = _qmap_for(arguments, source)
-        result = correlate(source, qmap, options)
+        result = correlate(source, qmap, options, arguments.threads)
     clock.lap("correlate")
     result.fits = fit_result(result)
     clock.lap("fit")
-    result.parameters |= {"type": "multitau", "label": arguments.label, "layout": layout.name, **origin}
+    result.parameters |= {"label": arguments.label, "layout": layout.name, **origin}
     write_result(arguments.out, result)
     clock.lap("write")
     digest = arguments.sha256
@@ -128,7 +146,7 @@ def _corr(arguments: argparse.Namespace) -> int:
                 {
                     "versions": software_versions(),
                     "timings": clock.seconds,
-                    "device": cpu_device(1),
+                    "device": cpu_device(arguments.threads or available_cores()),
                     "input": {"path": str(arguments.raw), "bytes": arguments.raw.stat().st_size, "sha256": digest},
                 },
             ),

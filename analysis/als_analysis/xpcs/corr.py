@@ -3,155 +3,165 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from als_analysis.failure import BadArguments, QMapError, RawFileError
-from als_analysis.readers.frames import FrameSource, in_base_unit
+from als_analysis.failure import OutOfMemory, QMapError, RawFileError
+from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
+from als_analysis.workers import Workers, available_cores
 from als_analysis.xpcs.fits import Fit, fit_bins
-from als_analysis.xpcs.multitau import Correlator, normalize
+from als_analysis.xpcs.multitau import Correlator, Pixels, State, arrange, lags_for
+from als_analysis.xpcs.observe import Observer
+from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.qmap import QMap
 from als_analysis.xpcs.result import Multitau, Result, Scattering
+from als_analysis.xpcs.stream import block_edges, blocks
 
 SEGMENTS = 10
 FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which their error does not show
-_BLOCK_BYTES = 64 << 20
+_USUAL_BYTES = 560 << 20  # what the analysis holds beside the interpreter where no limit is given
+_MOST_FRAMES, _FEWEST_FRAMES = 256, 16  # in a block
+
+Progress = Callable[[int, int], None]  # processed frames done, of all
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to correlate: frames begin, begin + stride, … below end (None: all), means of `avg` of them in a row."""
-
-    begin: int = 0
-    end: int | None = None
-    stride: int = 1
-    avg: int = 1
-    frame_norm: bool = True
-    save_g2: bool = False
-
-    def processed(self, frames: int) -> int:
-        """How many processed frames a file of `frames` gives; raises `BadArguments` if fewer than 2."""
-        end = frames if self.end is None else self.end
-        if self.begin < 0 or self.stride < 1 or self.avg < 1 or end > frames or end <= self.begin:
-            raise BadArguments(
-                f"frames {self.begin} to {end}, every {self.stride}, mean of {self.avg}: the file has {frames} frames"
-            )
-        count = -(-(end - self.begin) // self.stride) // self.avg
-        if count < 2:
-            raise BadArguments(f"frames {self.begin} to {end} leave {count} processed frames; at least 2 are needed")
-        return count
-
-
-def correlate(source: FrameSource, qmap: QMap, options: Options) -> Result:
+def correlate(
+    source: FrameSource,
+    qmap: QMap,
+    options: Options | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Result:
     """Correlate the frames of `source` over the bins of `qmap`.
 
     Frames are divided by their mean over the used pixels unless `frame_norm` is off (a mean that is not above 0 does
-    not divide). A pixel with NaN in any processed frame is left out. Raises `QMapError` (another shape than the
-    frames', nothing left), `RawFileError`, `MetadataMissing` (no frame time), `BadArguments`.
+    not divide). A pixel with a value that is not finite in any processed frame is left out. Raises `QMapError` (another
+    shape than the frames', nothing left), `RawFileError`, `MetadataMissing` (no frame time), `BadArguments`,
+    `OutOfMemory`.
     """
+    options = options or Options()
     if qmap.shape != source.shape[1:]:
         raise QMapError(f"{source.path}: frames are {source.shape[1:]}, the q-map {qmap.name} is {qmap.shape}")
     metadata, _ = source.metadata()
     frame_time = in_base_unit(metadata, "frame_time", source)
-    exposure = metadata.get("exposure_time")
-    count_time = in_base_unit(metadata, "exposure_time", source) if exposure and exposure["value"] else frame_time
     frames = options.processed(source.shape[0])
-    used = qmap.used()
-    _, dynamic = np.unique(qmap.dynamic_roi_map.ravel()[used], return_inverse=True)
-    static_numbers, static = np.unique(qmap.static_roi_map.ravel()[used], return_inverse=True)
-
-    correlator = Correlator(frames, len(used))
-    total = np.zeros(source.shape[1] * source.shape[2])
-    known = np.zeros(source.shape[1] * source.shape[2], dtype=np.int64)
-    intensity = np.empty(frames)
-    segments = np.zeros((min(SEGMENTS, frames), len(used)))
-    in_segment = np.zeros(len(segments))
-    done = 0
-    for block in _processed_blocks(source, options, frames):
-        flat = block.reshape(len(block), -1)
-        finite = np.isfinite(flat)
-        total += np.where(finite, flat, 0.0).sum(axis=0)
-        known += finite.sum(axis=0)
-        pixels = flat[:, used]
-        with np.errstate(invalid="ignore"):
-            mean = np.nanmean(pixels, axis=1) if not finite.all() else pixels.mean(axis=1)
-        intensity[done : done + len(block)] = mean
-        number = (np.arange(done, done + len(block)) * len(segments)) // frames
-        for one in np.unique(number):
-            segments[one] += pixels[number == one].sum(axis=0)
-            in_segment[one] += np.count_nonzero(number == one)
-        if options.frame_norm:
-            pixels = pixels / np.where(mean > 0, mean, 1.0)[:, None]
-        correlator.add(pixels)
-        done += len(block)
-    sums = correlator.result()
-    alive = np.isfinite(sums[1][0])
-    if not alive.any():
-        raise RawFileError(f"{source.path}: every used pixel has a frame without a value (NaN)")
-    if not all(np.isin(np.arange(dynamic.max() + 1), dynamic[alive])):
-        raise RawFileError(f"{source.path}: a q bin has no pixel without NaN")
-    kept = (sums[0][:, alive], sums[1][:, alive], sums[2][:, alive])
-    g2, error = normalize(*kept, static[alive], dynamic[alive])
-    with np.errstate(invalid="ignore"):
-        mean_2d = np.where(known > 0, total / np.maximum(known, 1), np.nan)
-    counts = np.bincount(static[alive], minlength=len(static_numbers))
-
-    def per_static(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            sums = np.bincount(static[alive], weights=values[alive], minlength=len(static_numbers))
-            return np.asarray(sums / counts)
-
+    pixels = pixels_of(qmap)
+    with Workers(threads or available_cores()) as workers:
+        correlator = Correlator(frames, pixels, workers)
+        observer = Observer(source.shape[1:], frames, pixels, min(SEGMENTS, frames), _block_type(source, options))
+        multitau = _stream(source, options, correlator, observer, workers, progress)
+        alive = correlator.alive()
+        if not alive.any():
+            raise RawFileError(f"{source.path}: every used pixel has a frame without a finite value")
+        if options.save_g2:
+            multitau.maps = correlator.maps(source.shape[1:])
+    mean_2d = observer.mean_2d()
     scattering = Scattering(
-        mean_2d.reshape(source.shape[1:]),
-        per_static(segments.sum(axis=0) / frames),
-        np.array([per_static(row / n) for row, n in zip(segments, in_segment, strict=True)]),
-        intensity,
+        mean_2d, observer.per_static(mean_2d.reshape(-1)[pixels.used]), np.array(observer.segments), observer.mean
     )
-    start = metadata.get("start_time")
-    started = (
-        str(start["value"])
-        if start and start["value"]
-        else datetime.fromtimestamp(source.path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-    )
-    result = Result(
+    return Result(
         raw_path=str(source.path),
         qmap=qmap,
         frame_time_s=frame_time,
-        count_time_s=count_time,
+        count_time_s=_exposure(metadata, source, frame_time),
         stride=options.stride,
         avg=options.avg,
         scattering=scattering,
-        multitau=Multitau(correlator.lags, g2, error),
+        multitau=multitau,
         metadata=metadata,
-        start_time=started,
+        start_time=_start_time(metadata, source),
         parameters=asdict(options),
+        observed=observer.observed(alive),
     )
-    if options.save_g2 and result.multitau is not None:
-        maps = np.full((len(correlator.lags), 3, total.size), np.nan, dtype=np.float32)
-        for row, part in enumerate(sums):
-            maps[:, row, used] = part
-        result.multitau.maps = maps.reshape(len(correlator.lags), 3, *source.shape[1:])
-    return result
 
 
-def _processed_blocks(source: FrameSource, options: Options, frames: int) -> Iterator[NDArray[np.float64]]:
-    """The processed frames in blocks (n, H, W) float64: strided, then averaged."""
-    per_frame = source.shape[1] * source.shape[2] * 8 * options.avg
-    step = options.stride * options.avg
-    block = max(1, _BLOCK_BYTES // per_frame)
-    for start in range(0, frames, block):
-        stop = min(frames, start + block)
-        raw = source.read(
-            options.begin + start * step, min(options.begin + stop * step, source.shape[0]), options.stride
+def pixels_of(qmap: QMap) -> Pixels:
+    """The used pixels of a q-map, in the order of the frame, with their non-empty bins numbered from 0."""
+    used = np.sort(qmap.used()).astype(np.int64)
+    _, dynamic = np.unique(qmap.dynamic_roi_map.ravel()[used], return_inverse=True)
+    _, static = np.unique(qmap.static_roi_map.ravel()[used], return_inverse=True)
+    return arrange(qmap.mask.size, used, static.astype(np.int64), dynamic.astype(np.int64))
+
+
+def _stream(
+    source: FrameSource,
+    options: Options,
+    correlator: Correlator,
+    observer: Observer,
+    workers: Workers,
+    progress: Progress | None,
+) -> Multitau:
+    frames, pixels = observer.frames, observer.pixels
+    partial_cuts = [frames * i // options.partials for i in range(1, options.partials + 1)]
+    edges = block_edges(frames, _block_frames(source, options, frames, pixels), {*observer.cuts, *partial_cuts})
+    parts: list[tuple[Any, Any]] = []
+    mark: State | None = None
+    for start, raw in blocks(source, options, edges, workers):
+        mean = observer.add(raw, workers)
+        scale = np.ones(len(raw), dtype=np.float32)
+        if options.frame_norm:
+            np.divide(1.0, mean, out=scale, where=mean > 0, casting="unsafe")
+        correlator.add(raw, scale)
+        done = start + len(raw)
+        if options.partials > 1 and done in partial_cuts:
+            parts.append(correlator.g2(mark))
+            mark = correlator.state.mark() if done < frames else None
+        if progress is not None:
+            progress(done, frames)
+    g2, error = correlator.g2()
+    multitau = Multitau(correlator.lags, g2, error)
+    if parts:
+        multitau.partial = np.array([part[0] for part in parts])
+        multitau.partial_err = np.array([part[1] for part in parts])
+        starts = [0, *partial_cuts[:-1]]
+        multitau.partial_labels = [f"frames {a} to {b - 1}" for a, b in zip(starts, partial_cuts, strict=True)]
+    return multitau
+
+
+def _block_type(source: FrameSource, options: Options) -> np.dtype[Any]:
+    return source.dtype if options.avg == 1 else np.dtype(np.float64 if source.dtype == np.float64 else np.float32)
+
+
+def _block_frames(source: FrameSource, options: Options, frames: int, pixels: Pixels) -> int:
+    """How many processed frames a block may have; raises `OutOfMemory` where not even a short one fits."""
+    states = 2 if options.partials > 1 else 1
+    fixed = states * State.nbytes(pixels.tiles, lags_for(frames).levels) + 4 * 8 * pixels.size
+    per_frame = pixels.size * source.dtype.itemsize * options.avg + 2 * source.encoded_frame_bytes() * options.avg
+    if options.avg > 1:
+        per_frame += pixels.size * _block_type(source, options).itemsize
+    if options.memory is None:
+        return int(np.clip((_USUAL_BYTES - fixed) // per_frame, 2 * _FEWEST_FRAMES, _MOST_FRAMES))
+    room = options.memory - _resident_bytes() - fixed
+    if room < _FEWEST_FRAMES * per_frame:
+        need = options.memory - room + _FEWEST_FRAMES * per_frame
+        raise OutOfMemory(
+            f"{source.path}: {len(pixels.used)} pixels and {frames} frames need {need >> 20} MiB, "
+            f"the limit is {options.memory >> 20} MiB"
         )
-        raw = raw[: (stop - start) * options.avg].astype(np.float64)
-        yield raw.reshape(stop - start, options.avg, *source.shape[1:]).mean(axis=1) if options.avg > 1 else raw
+    return int(min(room // per_frame, _MOST_FRAMES))
+
+
+def _resident_bytes() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def _exposure(metadata: dict[str, Quantity], source: FrameSource, frame_time: float) -> float:
+    exposure = metadata.get("exposure_time")
+    return in_base_unit(metadata, "exposure_time", source) if exposure and exposure["value"] else frame_time
+
+
+def _start_time(metadata: dict[str, Quantity], source: FrameSource) -> str:
+    start = metadata.get("start_time")
+    if start and start["value"]:
+        return str(start["value"])
+    return datetime.fromtimestamp(source.path.stat().st_mtime, UTC).isoformat(timespec="seconds")
 
 
 def fit_result(result: Result) -> dict[str, Fit]:

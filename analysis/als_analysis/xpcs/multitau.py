@@ -5,23 +5,32 @@ Lags: 1-8 at level 0, then 5-8 at every further level, whose samples are the mea
 
     G2 = <I(t) I(t+lag)>,   IP = <I(t)>,   IF = <I(t+lag)>
 
-over all pairs that the level has (Schätzel, Quantum Opt. 2, 287 (1990): symmetric normalisation).
+over all pairs that the level has (Schätzel, Quantum Opt. 2, 287 (1990): symmetric normalisation). IP and IF are the
+level's total without its last and its first samples. Products are f32, summed over 64 frames, then in f64.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from als_analysis.workers import Workers
+
 DELAYS_PER_LEVEL = 4
 _REACH = 2 * DELAYS_PER_LEVEL  # the longest lag inside a level
+_LANES = 64
+_PARTS = 16  # the sums over tiles are always taken in this many parts, in order: any number of threads, the same bits
+_MOST_WASTE = 1.5  # lanes per used pixel, above which pixels are gathered into dense tiles
+
+F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Lags:
-    """The lags that `frames` frames allow: per lag its level, its step inside the level, and its delay in frames."""
+    """The lags that `frames` frames allow: per lag its level, step inside the level, delay in frames, pairs."""
 
     level: NDArray[np.int64]
     step: NDArray[np.int64]
@@ -37,99 +46,236 @@ class Lags:
 
 
 def lags_for(frames: int) -> Lags:
-    """The multi-tau lags for a number of frames (at least 2); each lag has at least one pair of samples."""
+    """The multi-tau lags for a number of frames (at least 2); each lag has a pair of samples, beyond level 0 two."""
     rows = []
     level = 0
     while (samples := frames >> level) > (0 if level == 0 else DELAYS_PER_LEVEL):
         for step in range(1 if level == 0 else DELAYS_PER_LEVEL + 1, _REACH + 1):
-            if samples - step >= 1:
+            if samples - step >= (1 if level == 0 else 2):
                 rows.append((level, step, step << level, samples - step))
         level += 1
     table = np.array(rows, dtype=np.int64).reshape(-1, 4)
     return Lags(table[:, 0], table[:, 1], table[:, 2], table[:, 3])
 
 
-class Correlator:
-    """Takes frames in pieces of any size and gives G2, IP and IF per lag and pixel at the end."""
+@dataclass(frozen=True)
+class Pixels:
+    """The used pixels and their bins, arranged in tiles of 64 lanes.
 
-    def __init__(self, frames: int, pixels: int) -> None:
-        self.lags = lags_for(frames)
-        self.frames, self.pixels = frames, pixels
-        levels = self.lags.levels
-        self._sums = np.zeros((len(self.lags), pixels))
-        self._totals = np.zeros((levels, pixels))
-        self._first: list[NDArray[np.float64]] = [np.empty((0, pixels)) for _ in range(levels)]
-        self._last: list[NDArray[np.float64]] = [np.empty((0, pixels)) for _ in range(levels)]
-        self._odd: list[NDArray[np.float64]] = [np.empty((0, pixels)) for _ in range(levels)]
-        self._of_level = [np.flatnonzero(self.lags.level == level) for level in range(levels)]
-
-    def add(self, piece: NDArray[np.float64]) -> None:
-        """Add the next frames, (n, pixels)."""
-        for level in range(self.lags.levels):
-            if len(piece) == 0:
-                return
-            window = np.concatenate([self._last[level], piece])
-            before = len(self._last[level])
-            for row in self._of_level[level]:
-                step = int(self.lags.step[row])
-                late = max(before, step)
-                if late < len(window):
-                    self._sums[row] += np.einsum("tp,tp->p", window[late - step : len(window) - step], window[late:])
-            self._totals[level] += piece.sum(axis=0)
-            if len(self._first[level]) < _REACH:
-                self._first[level] = np.concatenate([self._first[level], piece])[:_REACH]
-            self._last[level] = window[-_REACH:].copy()
-            pending = np.concatenate([self._odd[level], piece])
-            pairs = len(pending) // 2
-            self._odd[level] = pending[2 * pairs :].copy()
-            piece = 0.5 * (pending[0 : 2 * pairs : 2] + pending[1 : 2 * pairs : 2])
-
-    def result(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """G2, IP, IF, each (lags, pixels), means over the pairs of each lag."""
-        past, future = np.empty_like(self._sums), np.empty_like(self._sums)
-        for row in range(len(self.lags)):
-            level, step = int(self.lags.level[row]), int(self.lags.step[row])
-            past[row] = self._totals[level] - self._last[level][-step:].sum(axis=0)
-            future[row] = self._totals[level] - self._first[level][:step].sum(axis=0)
-        pairs = self.lags.pairs[:, None]
-        return self._sums / pairs, past / pairs, future / pairs
-
-
-def normalize(
-    g2: NDArray[np.float64],
-    past: NDArray[np.float64],
-    future: NDArray[np.float64],
-    static: NDArray[np.int64],
-    dynamic: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """g2 and its error per lag and dynamic bin, each (lags, bins), from per-pixel sums (lags, pixels).
-
-    `static` and `dynamic` number each pixel's bins from 0. Per static bin <G2> / (<IP> <IF>), then the unweighted mean
-    over the static bins inside each dynamic bin: dividing per dynamic bin only would lift the baseline by
-    Var(I) / <I>^2 inside the bin. The error is the unbiased standard deviation of the per-pixel g2 over sqrt(pixels).
-    A bin without intensity gives NaN.
+    `used` flat pixel indices, `static` and `dynamic` their bins from 0. Tiles are windows of the frame where that
+    wastes little, and gathered pixels elsewhere: `starts` (T,) or `gathered` (T, 64), -1 for an empty lane.
     """
-    statics, dynamics = int(static.max()) + 1, int(dynamic.max()) + 1
-    owner = np.zeros(statics, dtype=np.int64)
-    owner[static] = dynamic
-    counts = np.bincount(static, minlength=statics)
-    value, error = np.full((len(g2), dynamics), np.nan), np.full((len(g2), dynamics), np.nan)
-    for row in range(len(g2)):
-        mean = [
-            np.bincount(static, weights=a[row], minlength=statics) / np.maximum(counts, 1) for a in (g2, past, future)
-        ]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            per_static = mean[0] / (mean[1] * mean[2])
-            per_pixel = g2[row] / (past[row] * future[row])
-        good = np.isfinite(per_static) & (counts > 0)
-        bins = np.bincount(owner[good], minlength=dynamics)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value[row] = np.bincount(owner[good], weights=per_static[good], minlength=dynamics) / bins
-            known = np.isfinite(per_pixel)
-            n = np.bincount(dynamic[known], minlength=dynamics)
-            center = np.bincount(dynamic[known], weights=per_pixel[known], minlength=dynamics) / n
-            spread = np.bincount(
-                dynamic[known], weights=(per_pixel[known] - center[dynamic[known]]) ** 2, minlength=dynamics
-            )
-            error[row] = np.sqrt(spread / (n - 1.0)) / np.sqrt(n)
+
+    size: int
+    used: NDArray[np.int64]
+    static: NDArray[np.int64]
+    dynamic: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    gathered: NDArray[np.int64] | None
+    static_of_lane: NDArray[np.int64]  # (T, 64), -1 unused
+    dynamic_of_lane: NDArray[np.int64]
+    runs: NDArray[np.int64]  # (m, 2): the used pixels as from, to
+
+    @property
+    def tiles(self) -> int:
+        return len(self.static_of_lane)
+
+    @property
+    def lane_of_used(self) -> NDArray[np.int64]:
+        """For each used pixel its place in arrays of shape (T, 64), flattened."""
+        if self.gathered is not None:
+            return np.arange(len(self.used), dtype=np.int64)
+        tile = np.searchsorted(self.starts, self.used, side="right") - 1
+        return np.asarray(tile * _LANES + self.used - self.starts[tile], dtype=np.int64)
+
+
+def arrange(size: int, used: NDArray[np.int64], static: NDArray[np.int64], dynamic: NDArray[np.int64]) -> Pixels:
+    """Arrange `used` (ascending flat indices into a frame of `size` pixels) with their bins into tiles."""
+    windows = np.unique(used // _LANES) * _LANES
+    gathered: NDArray[np.int64] | None = None
+    if len(windows) * _LANES > _MOST_WASTE * len(used) + _LANES:
+        tiles = -(-len(used) // _LANES)
+        gathered = np.full(tiles * _LANES, -1, dtype=np.int64)
+        gathered[: len(used)] = used
+        gathered = gathered.reshape(tiles, _LANES)
+        windows = np.zeros(tiles, dtype=np.int64)
+        lanes = np.arange(len(used))
+    else:
+        tile = np.searchsorted(windows, used, side="right") - 1
+        lanes = tile * _LANES + used - windows[tile]
+    of_lane = np.full((2, len(windows) * _LANES), -1, dtype=np.int64)
+    of_lane[0, lanes], of_lane[1, lanes] = static, dynamic
+    breaks = np.flatnonzero(np.diff(used) != 1)
+    runs = np.stack(
+        [used[np.concatenate([[0], breaks + 1])], used[np.concatenate([breaks, [len(used) - 1]])] + 1], axis=1
+    )
+    return Pixels(
+        size,
+        used,
+        static,
+        dynamic,
+        windows,
+        gathered,
+        of_lane[0].reshape(-1, _LANES),
+        of_lane[1].reshape(-1, _LANES),
+        runs,
+    )
+
+
+@dataclass
+class State:
+    """All that a correlator knows of the frames so far; see `kernels`. `seen` is the number of samples per level."""
+
+    sums: F64
+    recent: NDArray[np.float32]
+    first: NDArray[np.float32]
+    odd: NDArray[np.float32]
+    total: F64
+    frames: int = 0
+
+    @classmethod
+    def empty(cls, tiles: int, levels: int) -> State:
+        lags = _REACH + DELAYS_PER_LEVEL * (levels - 1)
+        return cls(
+            np.zeros((tiles, lags, _LANES)),
+            np.zeros((tiles, levels, _REACH, _LANES), dtype=np.float32),
+            np.zeros((tiles, levels, _REACH, _LANES), dtype=np.float32),
+            np.zeros((tiles, levels, _LANES), dtype=np.float32),
+            np.zeros((tiles, _LANES)),
+        )
+
+    @staticmethod
+    def nbytes(tiles: int, levels: int) -> int:
+        """Bytes that a state takes."""
+        lags = _REACH + DELAYS_PER_LEVEL * (levels - 1)
+        return tiles * _LANES * (8 * lags + 8 + levels * (2 * 4 * _REACH + 4))
+
+    @property
+    def seen(self) -> NDArray[np.int64]:
+        return np.array([self.frames >> level for level in range(self.odd.shape[1])], dtype=np.int64)
+
+    def mark(self) -> State:
+        """A copy of what a later difference needs."""
+        return State(self.sums.copy(), self.recent.copy(), self.first, self.odd.copy(), self.total.copy(), self.frames)
+
+
+class Correlator:
+    """Takes frames in blocks of any size and gives g2 and its error, over all frames or since a mark."""
+
+    def __init__(self, frames: int, pixels: Pixels, workers: Workers) -> None:
+        self.lags = lags_for(frames)
+        self.pixels, self.workers = pixels, workers
+        self.state = State.empty(pixels.tiles, self.lags.levels)
+
+    def add(self, raw: NDArray[Any], scale: NDArray[np.float32]) -> None:
+        """Add the next frames, `raw` (n, size) of any numeric type, each times `scale` (n,)."""
+        from als_analysis.xpcs import kernels
+
+        state, pixels, seen = self.state, self.pixels, self.state.seen
+        arrays = (seen, state.sums, state.recent, state.first, state.odd, state.total)
+        if pixels.gathered is None:
+            self.workers.share(lambda a, b: kernels.add_windows(raw, scale, pixels.starts, a, b, *arrays), pixels.tiles)
+        else:
+            gathered = pixels.gathered
+            self.workers.share(lambda a, b: kernels.add_gathered(raw, scale, gathered, a, b, *arrays), pixels.tiles)
+        state.frames += len(raw)
+
+    def g2(self, since: State | None = None) -> tuple[F64, F64]:
+        """g2 and its error, each (lags, dynamic bins), from the pairs whose later sample came after `since`.
+
+        Per static bin <G2> / (<IP> <IF>), then the unweighted mean over the static bins inside each dynamic bin:
+        dividing per dynamic bin only would lift the baseline by Var(I) / <I>^2 inside the bin. The error is the
+        unbiased standard deviation of the per-pixel g2 over sqrt(pixels). Pixels with a value that is not finite in
+        any frame are left out. A bin without intensity, or a lag without pairs, gives NaN,
+        and so does the error of a lag with one pair, whose per-pixel g2 is 1 by definition.
+        """
+        from als_analysis.xpcs import kernels
+
+        pixels, state = self.pixels, self.state
+        statics, dynamics, rows = int(pixels.static.max()) + 1, int(pixels.dynamic.max()) + 1, state.sums.shape[1]
+        per_static = np.zeros((_PARTS, rows, 4, statics))
+        per_dynamic = np.zeros((_PARTS, rows, 3, dynamics))
+        before = since if since is not None else State.empty(1, self.lags.levels)
+        edges = [pixels.tiles * i // _PARTS for i in range(_PARTS + 1)]
+
+        def work(begin: int, end: int) -> None:
+            for part in range(begin, end):
+                kernels.reduce_tiles(
+                    edges[part],
+                    edges[part + 1],
+                    pixels.static_of_lane,
+                    pixels.dynamic_of_lane,
+                    state.seen,
+                    state.sums,
+                    state.recent,
+                    state.first,
+                    state.odd,
+                    state.total,
+                    since is not None,
+                    before.seen,
+                    before.sums,
+                    before.recent,
+                    before.odd,
+                    before.total,
+                    per_static[part],
+                    per_dynamic[part],
+                )
+
+        self.workers.share(work, _PARTS)
+        value, error = _normalized(per_static.sum(axis=0), per_dynamic.sum(axis=0), self._rows(), pixels, dynamics)
+        seen = state.seen[self.lags.level] - self.lags.step
+        pairs = np.maximum(seen, 0) - np.maximum(before.seen[self.lags.level] - self.lags.step, 0)
+        error[pairs < 2] = np.nan
+        return value, error
+
+    def alive(self) -> NDArray[np.bool_]:
+        """Which of the used pixels had a finite value in every frame."""
+        from als_analysis.xpcs import kernels
+
+        total = np.empty((self.pixels.tiles, _LANES))
+        kernels.level_zero_totals(self.state.seen, self.state.odd, self.state.total, total)
+        return np.asarray(np.isfinite(total.reshape(-1)[self.pixels.lane_of_used]))
+
+    def maps(self, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """G2, IP, IF of every pixel, (lags, 3, H, W); NaN where unused."""
+        from als_analysis.xpcs import kernels
+
+        tiles, rows = self.pixels.tiles, self.state.sums.shape[1]
+        lanes = np.empty((tiles, 3, rows, _LANES), dtype=np.float32)
+        state = self.state
+        self.workers.share(
+            lambda a, b: kernels.mean_products(
+                a, b, state.seen, state.sums, state.recent, state.first, state.odd, state.total, lanes
+            ),
+            tiles,
+        )
+        out = np.full((len(self.lags), 3, self.pixels.size), np.nan, dtype=np.float32)
+        for number, row in enumerate(self._rows()):
+            for kind in range(3):
+                out[number, kind, self.pixels.used] = lanes[:, kind, row].reshape(-1)[self.pixels.lane_of_used]
+        return out.reshape(len(self.lags), 3, *shape)
+
+    def _rows(self) -> NDArray[np.int64]:
+        """The kernels' row of each lag."""
+        level, step = self.lags.level, self.lags.step
+        later = _REACH + DELAYS_PER_LEVEL * (level - 1) + step - DELAYS_PER_LEVEL - 1
+        return np.where(level == 0, step - 1, later)
+
+
+def _normalized(
+    per_static: F64, per_dynamic: F64, rows: NDArray[np.int64], pixels: Pixels, dynamics: int
+) -> tuple[F64, F64]:
+    owner = np.zeros(per_static.shape[2], dtype=np.int64)
+    owner[pixels.static] = pixels.dynamic
+    value, error = np.full((len(rows), dynamics), np.nan), np.full((len(rows), dynamics), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for number, row in enumerate(rows):
+            product, past, future, count = per_static[row]
+            ratio = (product / count) / ((past / count) * (future / count))
+            good = np.isfinite(ratio)
+            bins = np.bincount(owner[good], minlength=dynamics)
+            value[number] = np.bincount(owner[good], weights=ratio[good], minlength=dynamics) / bins
+            # sums of v - 1 and (v - 1)^2 of the per-pixel g2: about 1, so that nothing cancels
+            n, one, two = per_dynamic[row]
+            error[number] = np.sqrt(np.maximum(two - one**2 / n, 0.0) / (n - 1.0) / n)
     return value, error

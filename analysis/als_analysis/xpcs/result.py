@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from als_analysis.readers.frames import Quantity
 from als_analysis.readers.hdf5 import open_hdf5
 from als_analysis.xpcs.fits import Fit
 from als_analysis.xpcs.multitau import Lags
+from als_analysis.xpcs.observe import Observed
 from als_analysis.xpcs.qmap import QMap, read_qmap, write_qmap_group
 
 SCHEMA_VERSION = "1.0"
@@ -60,6 +61,7 @@ class Result:
     metadata: dict[str, Quantity]
     start_time: str
     parameters: dict[str, Any]
+    observed: Observed | None = None
     fits: dict[str, Fit] = field(default_factory=dict)
 
     @property
@@ -99,6 +101,9 @@ def write_result(out: Path, result: Result) -> None:
         _write_scattering(file, result.scattering)
         if result.multitau is not None:
             _write_multitau(file, result, result.multitau)
+        if result.observed is not None:
+            for name, value in asdict(result.observed).items():
+                file[f"/xpcs/observed/{name}"] = value
         file["/xpcs/rawdata_path"] = result.raw_path
         _link_nexus(file, result)
 

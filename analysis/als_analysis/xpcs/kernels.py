@@ -1,0 +1,401 @@
+"""The compiled inner loops of the multi-tau correlator. Nothing here knows of files, bins or options.
+
+Pixels come in tiles of `LANES` neighbours, and every tile keeps its whole state side by side, so that a tile is
+loaded into the cache once per block of frames. The loops run over the lanes innermost: the compiler turns them into
+vector instructions, and no sum is reordered, so that results do not depend on the number of threads.
+
+State of T tiles with L levels and K lags: `sums` (T, K, LANES) f64, `recent` and `first` (T, L, 8, LANES) f32,
+`odd` (T, L, LANES) f32, `total` (T, LANES) f64: the sum of level SUMMED_LEVEL (or of the last), from which those of the
+other levels follow, each pair's mean being half its sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+from als_analysis.xpcs.vectors import LANES, REACH, add_products_1_to_8, add_products_5_to_8
+
+SUMMED_LEVEL = 3
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _jit(function: _F) -> _F:
+    compiler: Any = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+    compiled: _F = compiler(function)
+    return compiled
+
+
+@_jit
+def add_levels(x: Any, n: int, level: int, seen: Any, sums: Any, recent: Any, first: Any, odd: Any, total: Any) -> None:
+    """Take n new rows of one tile through `level` and all levels above; `seen` (levels,) counts samples before.
+
+    `x` is (8 + n, LANES) f32, the new rows from row 8 on; it is overwritten. `level` 0 has 8 lags, each further one 4.
+    """
+    levels = recent.shape[0]
+    while level < levels and n > 0:
+        # rows are taken out of their arrays first: only so the compiler turns the loops over lanes into vectors
+        for row in range(REACH):
+            _copy(recent[level, row], x[row])
+        if level == 0:
+            add_products_1_to_8(x, n, sums[0:8])
+        else:
+            add_products_5_to_8(x, n, sums[8 + 4 * (level - 1) : 12 + 4 * (level - 1)])
+        before = seen[level]
+        for row in range(min(n, max(0, REACH - before))):
+            _copy(x[REACH + row], first[level, before + row])
+        for row in range(REACH):
+            _copy(x[n + row], recent[level, row])
+        if level == min(SUMMED_LEVEL, levels - 1):
+            for t in range(REACH, REACH + n):
+                _add(x[t], total)
+        # pairs become the samples of the next level, in place: a row is read before it is written
+        start = REACH
+        made = REACH
+        if before % 2 == 1:
+            _mean(odd[level], x[start], x[made])
+            start += 1
+            made += 1
+        pairs = (REACH + n - start) // 2
+        _halve(x.reshape(-1), start, made, pairs)
+        start += 2 * pairs
+        made += pairs
+        if start < REACH + n:
+            _copy(x[start], odd[level])
+        n = made - REACH
+        level += 1
+
+
+@_jit
+def _copy(source: Any, target: Any) -> None:
+    for p in range(LANES):
+        target[p] = source[p]
+
+
+@_jit
+def _add(source: Any, target: Any) -> None:
+    for p in range(LANES):
+        target[p] += np.float64(source[p])
+
+
+@_jit
+def _mean(one: Any, other: Any, target: Any) -> None:
+    for p in range(LANES):
+        target[p] = np.float32(0.5) * (one[p] + other[p])
+
+
+@_jit
+def _halve(flat: Any, start: int, made: int, pairs: int) -> None:
+    # unsigned, so that no index can count from the end: such a test would keep the loop from becoming vectors
+    one = np.uint64(start * LANES)
+    target = np.uint64(made * LANES)
+    width = np.uint64(LANES)
+    for _ in range(pairs):
+        for p in range(width):
+            flat[target + p] = np.float32(0.5) * (flat[one + p] + flat[one + width + p])
+        one += width + width
+        target += width
+
+
+@_jit
+def _scaled(source: Any, factor: Any, target: Any) -> None:
+    for p in range(len(source)):
+        target[p] = np.float32(source[p]) * factor
+
+
+@_jit
+def add_windows(
+    raw: Any,
+    scale: Any,
+    starts: Any,
+    begin: int,
+    end: int,
+    seen: Any,
+    sums: Any,
+    recent: Any,
+    first: Any,
+    odd: Any,
+    total: Any,
+) -> None:
+    """Add a block of frames `raw` (n, H * W), times `scale` (n,) f32, to tiles begin … end, each LANES pixels in a row.
+
+    Tile i covers pixels starts[i] … starts[i] + LANES of the frame; beyond the frame's end its lanes stay 0.
+    """
+    n = raw.shape[0]
+    size = raw.shape[1]
+    x = np.zeros((REACH + n, LANES), dtype=np.float32)
+    for tile in range(begin, end):
+        start = starts[tile]
+        if start + LANES <= size:
+            for t in range(n):
+                _scaled(raw[t, start : start + LANES], scale[t], x[REACH + t])
+        else:
+            for t in range(n):
+                for p in range(LANES):
+                    x[REACH + t, p] = np.float32(0.0)
+                for p in range(size - start):
+                    x[REACH + t, p] = np.float32(raw[t, start + p]) * scale[t]
+        add_levels(x, n, 0, seen, sums[tile], recent[tile], first[tile], odd[tile], total[tile])
+
+
+@_jit
+def add_gathered(
+    raw: Any,
+    scale: Any,
+    pixels: Any,
+    begin: int,
+    end: int,
+    seen: Any,
+    sums: Any,
+    recent: Any,
+    first: Any,
+    odd: Any,
+    total: Any,
+) -> None:
+    """As `add_windows`, for tiles of scattered pixels: `pixels` (T, LANES), -1 for an empty lane."""
+    n = raw.shape[0]
+    x = np.zeros((REACH + n, LANES), dtype=np.float32)
+    for tile in range(begin, end):
+        for p in range(LANES):
+            if pixels[tile, p] < 0:
+                for t in range(n):
+                    x[REACH + t, p] = np.float32(0.0)
+        for t in range(n):
+            factor = scale[t]
+            for p in range(LANES):
+                at = pixels[tile, p]
+                if at >= 0:
+                    x[REACH + t, p] = np.float32(raw[t, at]) * factor
+        add_levels(x, n, 0, seen, sums[tile], recent[tile], first[tile], odd[tile], total[tile])
+
+
+@_jit
+def frame_means(raw: Any, runs: Any, begin: int, end: int, mean: Any) -> None:
+    """Mean of frames begin … end of `raw` (n, H * W) over the pixels in `runs` (m, 2: from, to), NaN left out."""
+    for t in range(begin, end):
+        total = 0.0
+        count = 0
+        for r in range(runs.shape[0]):
+            part, known = _finite_sum(raw[t, runs[r, 0] : runs[r, 1]])
+            total += part
+            count += known
+        mean[t] = total / count if count > 0 else np.nan
+
+
+@_jit
+def whole_frame_means(raw: Any, runs: Any, begin: int, end: int, mean: Any) -> None:
+    """As `frame_means`, for whole numbers: exact sums, in vector instructions."""
+    for t in range(begin, end):
+        total = 0
+        count = 0
+        for r in range(runs.shape[0]):
+            total += _whole_sum(raw[t, runs[r, 0] : runs[r, 1]])
+            count += runs[r, 1] - runs[r, 0]
+        mean[t] = total / count if count > 0 else np.nan
+
+
+@_jit
+def _finite_sum(row: Any) -> tuple[float, int]:
+    total = 0.0
+    known = 0
+    for p in range(len(row)):
+        value = np.float64(row[p])
+        if value == value:
+            total += value
+            known += 1
+    return total, known
+
+
+@_jit
+def _whole_sum(row: Any) -> Any:
+    total: Any = 0
+    for p in range(len(row)):
+        total += np.int64(row[p])
+    return total
+
+
+@_jit
+def add_frames(raw: Any, begin: int, end: int, total: Any, known: Any) -> None:
+    """Add each pixel's finite values over the frames of `raw` (n, H * W) to `total`, and their number to `known`."""
+    width = 512
+    sums = np.empty(width, dtype=np.float64)
+    count = np.empty(width, dtype=np.int64)
+    for start in range(begin, end, width):
+        stop = min(start + width, end)
+        sums[:] = 0.0
+        count[:] = 0
+        for t in range(raw.shape[0]):
+            _add_finite(raw[t, start:stop], sums, count)
+        for p in range(stop - start):
+            total[start + p] += sums[p]
+            known[start + p] += count[p]
+
+
+@_jit
+def add_whole_frames(raw: Any, begin: int, end: int, total: Any, known: Any) -> None:
+    """As `add_frames`, for whole numbers."""
+    width = 1024
+    sums = np.empty(width, dtype=np.int64)
+    for start in range(begin, end, width):
+        stop = min(start + width, end)
+        sums[:] = 0
+        for t in range(raw.shape[0]):
+            _add_whole(raw[t, start:stop], sums)
+        for p in range(stop - start):
+            total[start + p] += np.float64(sums[p])
+            known[start + p] += raw.shape[0]
+
+
+@_jit
+def _add_finite(row: Any, sums: Any, count: Any) -> None:
+    for p in range(len(row)):
+        value = np.float64(row[p])
+        good = value == value
+        sums[p] += value if good else 0.0
+        count[p] += 1 if good else 0
+
+
+@_jit
+def _add_whole(row: Any, sums: Any) -> None:
+    for p in range(len(row)):
+        sums[p] += np.int64(row[p])
+
+
+@_jit
+def level_totals(seen: Any, odd: Any, total: Any, out: Any) -> None:
+    """Sum of all samples of each level of one tile, out (levels, LANES) f64, from the one level that was summed."""
+    levels = out.shape[0]
+    summed = min(SUMMED_LEVEL, levels - 1)
+    out[summed] = total
+    for level in range(summed - 1, -1, -1):
+        for p in range(LANES):
+            out[level, p] = 2.0 * out[level + 1, p] + (np.float64(odd[level, p]) if seen[level] % 2 == 1 else 0.0)
+    for level in range(summed + 1, levels):
+        for p in range(LANES):
+            out[level, p] = 0.5 * (
+                out[level - 1, p] - (np.float64(odd[level - 1, p]) if seen[level - 1] % 2 == 1 else 0.0)
+            )
+
+
+@_jit
+def level_zero_totals(seen: Any, odd: Any, total: Any, out: Any) -> None:
+    """Sum of all frames per lane, out (T, LANES) f64."""
+    totals = np.empty((odd.shape[1], LANES))
+    for tile in range(total.shape[0]):
+        level_totals(seen, odd[tile], total[tile], totals)
+        out[tile] = totals[0]
+
+
+@_jit
+def _past_future(seen: Any, recent: Any, first: Any, odd: Any, total: Any, totals: Any, past: Any, future: Any) -> None:
+    """Sums of the earlier and the later samples of all pairs so far, each (lags, LANES) f64, of one tile."""
+    levels = recent.shape[0]
+    level_totals(seen, odd, total, totals)
+    row = 0
+    for level in range(levels):
+        n = seen[level]
+        for p in range(LANES):
+            last_sum = 0.0
+            first_sum = 0.0
+            at = row
+            for step in range(1, REACH + 1):
+                last_sum += np.float64(recent[level, REACH - step, p])
+                first_sum += np.float64(first[level, step - 1, p])
+                if level == 0 or step > REACH // 2:
+                    past[at, p] = totals[level, p] - last_sum if n > step else 0.0
+                    future[at, p] = totals[level, p] - first_sum if n > step else 0.0
+                    at += 1
+        row += REACH if level == 0 else REACH // 2
+
+
+@_jit
+def _pairs(seen: Any, row: int) -> Any:
+    """Number of pairs of samples that a row of lags has."""
+    if row < REACH:
+        return max(0, seen[0] - row - 1)
+    level = (row - REACH) // (REACH // 2) + 1
+    step = (row - REACH) % (REACH // 2) + REACH // 2 + 1
+    return max(0, seen[level] - step)
+
+
+@_jit
+def reduce_tiles(
+    begin: int,
+    end: int,
+    static: Any,
+    dynamic: Any,
+    seen: Any,
+    sums: Any,
+    recent: Any,
+    first: Any,
+    odd: Any,
+    total: Any,
+    differ: bool,
+    seen0: Any,
+    sums0: Any,
+    recent0: Any,
+    odd0: Any,
+    total0: Any,
+    per_static: Any,
+    per_dynamic: Any,
+) -> None:
+    """Sum tiles begin … end over their bins, from all pairs, or (`differ`) without those of the state with suffix 0.
+
+    `per_static` (lags, 4, bins): G2, IP, IF, pixels; `per_dynamic` (lags, 3, bins): pixels with a g2, sum of (g2 - 1),
+    sum of (g2 - 1)^2. Pixels whose total is not finite are left out.
+    """
+    lags = sums.shape[1]
+    levels = recent.shape[1]
+    totals = np.empty((levels, LANES))
+    totals0 = np.empty((levels, LANES))
+    past = np.empty((lags, LANES))
+    future = np.empty((lags, LANES))
+    past0 = np.zeros((lags, LANES))
+    future0 = np.zeros((lags, LANES))
+    for tile in range(begin, end):
+        _past_future(seen, recent[tile], first[tile], odd[tile], total[tile], totals, past, future)
+        if differ:
+            _past_future(seen0, recent0[tile], first[tile], odd0[tile], total0[tile], totals0, past0, future0)
+        for row in range(lags):
+            pairs = _pairs(seen, row) - (_pairs(seen0, row) if differ else 0)
+            if pairs <= 0:
+                continue
+            for p in range(LANES):
+                bin_ = static[tile, p]
+                if bin_ < 0 or not np.isfinite(totals[0, p]):
+                    continue
+                product = sums[tile, row, p] - (sums0[tile, row, p] if differ else 0.0)
+                one = (past[row, p] - past0[row, p]) / pairs
+                other = (future[row, p] - future0[row, p]) / pairs
+                product /= pairs
+                per_static[row, 0, bin_] += product
+                per_static[row, 1, bin_] += one
+                per_static[row, 2, bin_] += other
+                per_static[row, 3, bin_] += 1.0
+                away = product / (one * other) - 1.0
+                if np.isfinite(away):
+                    per_dynamic[row, 0, dynamic[tile, p]] += 1.0
+                    per_dynamic[row, 1, dynamic[tile, p]] += away
+                    per_dynamic[row, 2, dynamic[tile, p]] += away * away
+
+
+@_jit
+def mean_products(
+    begin: int, end: int, seen: Any, sums: Any, recent: Any, first: Any, odd: Any, total: Any, out: Any
+) -> None:
+    """G2, IP and IF of every lane, out (T, 3, lags, LANES) f32."""
+    lags = sums.shape[1]
+    totals = np.empty((recent.shape[1], LANES))
+    past = np.empty((lags, LANES))
+    future = np.empty((lags, LANES))
+    for tile in range(begin, end):
+        _past_future(seen, recent[tile], first[tile], odd[tile], total[tile], totals, past, future)
+        for row in range(lags):
+            pairs = max(_pairs(seen, row), 1)
+            for p in range(LANES):
+                out[tile, 0, row, p] = np.float32(sums[tile, row, p] / pairs)
+                out[tile, 1, row, p] = np.float32(past[row, p] / pairs)
+                out[tile, 2, row, p] = np.float32(future[row, p] / pairs)

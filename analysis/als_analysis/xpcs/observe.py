@@ -1,0 +1,126 @@
+"""What is looked at while frames pass by: averages, intensity against time, and signs of trouble for the QC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from als_analysis.workers import Workers
+from als_analysis.xpcs.multitau import Pixels
+
+F64 = NDArray[np.float64]
+_SATURATION_SAMPLES = 32
+_HOT = 10.0  # times the mean of a pixel's static bin
+
+
+@dataclass
+class Observed:
+    """Signs of trouble; fractions are of the frames or of the used pixels."""
+
+    empty_frames: float
+    repeated_frames: float
+    saturated: float  # part of the looked-at values at the top of the type's range
+    dead_pixels: float
+    hot_pixels: float
+    masked_pixels: float  # left out for a value that is not finite
+    drift_pixels: float  # how far the centre of the intensity moved between the first and the last segment
+
+
+class Observer:
+    """Watches blocks of frames (n, H * W); memory: two arrays of a frame's size."""
+
+    def __init__(
+        self, shape: tuple[int, int], frames: int, pixels: Pixels, segments: int, dtype: np.dtype[Any]
+    ) -> None:
+        self.shape, self.frames, self.pixels = shape, frames, pixels
+        self.whole = dtype.kind in "ui"
+        self.top = np.iinfo(dtype).max if self.whole else None
+        self.total = np.zeros(pixels.size)
+        self.known = np.zeros(pixels.size, dtype=np.int64)
+        self.mean = np.full(frames, np.nan)
+        self.cuts = [frames * i // segments for i in range(1, segments + 1)]
+        self.segments: list[F64] = []
+        self.centers: list[tuple[float, float]] = []
+        self.done = 0
+        self.repeated = 0
+        self.saturated = 0
+        self.looked_at = 0
+        self._before: tuple[F64, NDArray[np.int64]] = (
+            np.zeros(len(pixels.used)),
+            np.zeros(len(pixels.used), dtype=np.int64),
+        )
+        self._last: NDArray[Any] | None = None
+        self._every = max(1, frames // _SATURATION_SAMPLES)
+
+    def add(self, raw: NDArray[Any], workers: Workers) -> F64:
+        """Watch the next frames; returns their means over the used pixels."""
+        from als_analysis.xpcs import kernels
+
+        start, count = self.done, len(raw)
+        mean = self.mean[start : start + count]
+        means = kernels.whole_frame_means if self.whole else kernels.frame_means
+        adding = kernels.add_whole_frames if self.whole else kernels.add_frames
+        runs = self.pixels.runs
+        workers.share(lambda a, b: means(raw, runs, a, b, mean), count)
+        workers.share(lambda a, b: adding(raw, a, b, self.total, self.known), self.pixels.size)
+        for row in range(count):
+            previous = raw[row - 1] if row else self._last
+            # the mean of a repeated frame is the same to the last bit: whole frames are compared only then
+            same = start + row > 0 and mean[row] == self.mean[start + row - 1]
+            if same and previous is not None and mean[row] != 0 and np.array_equal(raw[row], previous):
+                self.repeated += 1
+            if self.top is not None and (start + row) % self._every == 0:
+                self.saturated += int(np.count_nonzero(raw[row][self.pixels.used] == self.top))
+                self.looked_at += len(self.pixels.used)
+        self._last = raw[-1].copy()
+        self.done += count
+        if self.done in self.cuts:
+            self._close_segment()
+        return mean
+
+    def _close_segment(self) -> None:
+        used = self.pixels.used
+        total, known = self.total[used], self.known[used]
+        part, frames = total - self._before[0], known - self._before[1]
+        self._before = (total, known)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = part / frames
+        self.segments.append(self.per_static(mean))
+        weight = np.where(np.isfinite(mean) & (mean > 0), mean, 0.0)
+        if weight.sum() > 0:
+            y, x = np.divmod(used, self.shape[1])
+            self.centers.append((float((weight * y).sum() / weight.sum()), float((weight * x).sum() / weight.sum())))
+
+    def per_static(self, values: F64) -> F64:
+        """Mean of the finite `values` (used pixels,) over each static bin."""
+        good = np.isfinite(values)
+        statics = int(self.pixels.static.max()) + 1
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(
+                np.bincount(self.pixels.static[good], weights=values[good], minlength=statics)
+                / np.bincount(self.pixels.static[good], minlength=statics)
+            )
+
+    def mean_2d(self) -> F64:
+        """Mean frame (H, W); NaN where no frame had a finite value."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((self.total / self.known).reshape(self.shape))
+
+    def observed(self, alive: NDArray[np.bool_]) -> Observed:
+        """The findings, once all frames have passed; `alive` says which used pixels were finite throughout."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.total[self.pixels.used] / self.known[self.pixels.used]
+        usual = self.per_static(mean)[self.pixels.static]
+        drift = float(np.hypot(*np.subtract(self.centers[-1], self.centers[0]))) if len(self.centers) > 1 else 0.0
+        return Observed(
+            empty_frames=float(np.mean(~(self.mean != 0))),
+            repeated_frames=self.repeated / self.frames,
+            saturated=self.saturated / self.looked_at if self.looked_at else 0.0,
+            dead_pixels=float(np.mean(mean[alive] == 0)) if alive.any() else 0.0,
+            hot_pixels=float(np.mean(mean > _HOT * usual)) if len(mean) else 0.0,
+            masked_pixels=float(np.mean(~alive)),
+            drift_pixels=drift,
+        )
