@@ -8,6 +8,7 @@ import click
 
 VERBS = {
     "demo": "sandbox, Dagster and simulated scans on this machine, until every scan is done",
+    "check": "flight check: every credential, permission, endpoint and leg, by doing it",
     "scans": "the scans of a beamline: where they are, what is in flight, what failed and why",
     "scan": "one scan, whole",
     "simulate": "write simulated scans as a detector would",

@@ -9,12 +9,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from als import platform
+from resources.facilities import load
 
 START_S = 30.0
 
@@ -73,7 +75,20 @@ def up(directory: Path, port: int = 0) -> dict[str, str]:
                 tail = (directory / "server.log").read_text()[-2000:]
                 raise SandboxProblem(f"the sandbox in {directory} did not start:\n{tail}")
             time.sleep(0.05)
-    return environment(directory)
+    variables = environment(directory)
+    furnish(directory, variables)
+    return variables
+
+
+def furnish(directory: Path, variables: Mapping[str, str]) -> None:
+    """Make the folder of every place, as the staff of the facilities would have done."""
+    for beamline in load("sandbox", {**os.environ, **variables}).file.places.values():
+        for place in beamline.values():
+            folders = [Path(path) for path in place.paths.values()]
+            if not folders and place.globus is not None:
+                folders = [directory / "als" / "dtn" / place.globus.base.strip("/")]
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
 
 
 def down(directory: Path) -> bool:
@@ -162,7 +177,9 @@ def status_verb(directory: Path | None) -> None:
 @folder
 def reset_verb(directory: Path | None) -> None:
     """Forget everything but the credentials: files, tasks, jobs, catalogue, faults."""
-    reachable(directory or default_dir(), "POST", "/sandbox/reset")
+    where = directory or default_dir()
+    reachable(where, "POST", "/sandbox/reset")
+    furnish(where, environment(where))
     click.echo("the sandbox is as on its first day")
 
 

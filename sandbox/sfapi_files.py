@@ -30,7 +30,7 @@ from sandbox.sfapi_jobs import MACHINES, finished_task
 SMALL = 5_000_000  # the real API says only that files must be small
 PROGRAMS = (
     "true", "echo", "ls", "cat", "head", "tail", "stat", "test", "mkdir", "mv", "cp", "rm", "rmdir", "sha256sum", "df",
-    "du", "wc", "hsi", "htar",
+    "du", "wc", "which", "hsi", "htar",
 )  # fmt: skip
 COMMAND_S = 30.0
 
