@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -111,6 +112,7 @@ def demo(
         shutil.rmtree(state)
     chosen = [platform.spec_of(b) for b in beamlines] or list(platform.specs().values())
     began = time.monotonic()
+    ending_like_ctrl_c()
     try:
         os.environ.update(sandbox.up(directory))
         services = Services(state, {}, port)
@@ -132,6 +134,17 @@ def demo(
         sandbox.down(directory)
     if once and any(d["state"] != "done" for d in found):
         raise SystemExit(1)
+
+
+def ending_like_ctrl_c() -> None:
+    """SIGTERM ends the demo as Ctrl-C does, everything that it started included; both also when a shell started it
+    in the background, where SIGINT is ignored."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def stay() -> None:

@@ -32,7 +32,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """FAILED when the process that said that it works on the run is gone, a zombie, or another one by now."""
-        found = self._process_of(run)
+        found = self.process_of(run)
         if found is None:
             return CheckRunHealthResult(WorkerStatus.UNKNOWN, "the run has not said yet which process works on it")
         pid, since = found
@@ -41,7 +41,8 @@ class WatchedRunLauncher(DefaultRunLauncher):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.FAILED, f"process {pid} of the run {why}", transient=False)
 
-    def _process_of(self, run: DagsterRun) -> tuple[int, float] | None:
+    def process_of(self, run: DagsterRun) -> tuple[int, float] | None:
+        """The pid of the process that said that it works on the run, and when it said so (seconds since 1970)."""
         connection = self._instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ENGINE_EVENT, limit=50)
         for record in connection.records:
             match = STARTED.search(record.event_log_entry.user_message or "")

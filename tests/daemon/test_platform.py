@@ -1,0 +1,130 @@
+"""Through the real daemon, code server and run processes, against the sandbox."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resources.ledger import scans
+from resources.scicat import SciCat
+
+pytestmark = [pytest.mark.daemon, pytest.mark.timeout(300)]
+BURST = 12
+
+
+def cut_off(path: Path) -> None:
+    """A file whose writer died: HDF5's superblock promises more than there is."""
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 3)
+
+
+def test_a_scan_is_noticed_copied_analysed_and_catalogued_without_anybodys_help(installation: Any) -> None:
+    began = time.monotonic()
+    (key,) = installation.write(1, "alone")
+    (scan,) = installation.settle([key])
+    seconds = time.monotonic() - began
+    assert scan["state"] == "done", scan["why"]
+    assert {n: a["state"] for n, a in scan["assets"].items()} == dict.fromkeys(
+        ["raw_at_dtn", "raw_at_cfs", "xpcs_result", "catalog_entry"], "materialized"
+    )
+    values = scan["products"][0]["values"]
+    assert len(values["contrast"]) == 4
+    assert all(abs(c - 0.25) < 0.05 * 0.25 for c in values["contrast"])
+    for asset in scan["assets"]:
+        statuses = installation.until(
+            lambda asset=asset: all_materialized(installation.statuses(asset, [key])),
+            f"{asset} is green in Dagster",
+            30,
+        )
+        assert statuses == {key: "MATERIALIZED"}
+    assert {e["type"] for e in scan["catalog"]} == {"raw", "derived"}
+    assert entry(installation, scan["catalog"][0]["pid"])["numberOfFiles"] == 2
+    print(f"a single scan from written to done: {seconds:.0f} s")
+
+
+def test_a_burst_is_a_handful_of_runs_and_a_cut_off_file_fails_alone(installation: Any) -> None:
+    began = time.time()
+    (bad,) = installation.write(1, "cut_off", cut_off)
+    good = installation.write(BURST, "burst")
+    found = {d["key"]: d for d in installation.settle([bad, *good], 200)}
+    assert {found[key]["state"] for key in good} == {"done"}
+    assert found[bad]["state"] == "failed"
+    assert {n: a["state"] for n, a in found[bad]["assets"].items()} == {
+        "raw_at_dtn": "materialized",
+        "raw_at_cfs": "materialized",
+        "xpcs_result": "failed",
+        "catalog_entry": "materialized",
+    }
+    why = found[bad]["assets"]["xpcs_result"]["why"]
+    assert bad in why and "nersc" in why and "exit 3" in why and "What to do:" in why
+    # exactly one red partition, in exactly one asset
+    statuses = installation.until(
+        lambda: (s := installation.statuses("xpcs_result", [bad, *good]))[bad] == "FAILED" and s,
+        "the partition is red",
+        60,
+    )
+    assert {k for k, s in statuses.items() if s != "MATERIALIZED"} == {bad}
+    for asset in ("raw_at_dtn", "raw_at_cfs", "catalog_entry"):
+        assert set(installation.statuses(asset, [bad, *good]).values()) == {"MATERIALIZED"}
+    (shown,) = installation.runs("bl7011__xpcs_result__scan", began)
+    assert shown.status.value == "FAILURE"
+    assert bad in failure_message(installation, shown.run_id)
+    # many scans per run
+    assert len(installation.runs("bl7011__raw_at_cfs__due", began)) <= 4
+    assert len(installation.runs("bl7011__xpcs_result__due", began)) <= 8
+    assert len(installation.runs("bl7011__catalog_entry__due", began)) <= 10
+
+
+def test_a_run_killed_while_it_waits_costs_time_and_nothing_else(installation: Any) -> None:
+    installation.fault("transfer", "slow_transfer", delay=6, path="*killed_0001.h5")
+    before = sum(installation.executions("transfer").values())
+    (key,) = installation.write(1, "killed")
+    installation.until(
+        lambda: any(t["asset"] == "raw_at_cfs" and t["id"] for t in installation.scan(key).get("tasks", [])),
+        "submitted",
+    )
+    pid = installation.until(lambda: installation.run_process("bl7011__raw_at_cfs__due"), "the run waits", 20)
+    os.kill(pid, signal.SIGKILL)
+    (scan,) = installation.settle([key])
+    assert scan["state"] == "done", scan["why"]
+    assert len([t for t in scan["tasks"] if t["asset"] == "raw_at_cfs"]) == 1
+    assert sum(installation.executions("transfer").values()) - before == 1
+
+
+def test_nothing_is_done_twice_when_the_same_files_are_there_for_long(installation: Any) -> None:
+    (key,) = installation.write(1, "again")
+    installation.settle([key])
+    os.utime(installation.disk)
+    time.sleep(11)  # two ticks of every sensor at least
+    scan = installation.scan(key)
+    assert scan["state"] == "done"
+    assert len([t for t in scan["tasks"] if t["asset"] == "raw_at_cfs"]) == 1
+    assert len([t for t in scan["tasks"] if t["asset"] == "xpcs_result"]) == 1
+    with installation.ledger.read() as tx:
+        assert len([s for s in scans.latest(tx, "bl7011", 500) if s.key == key]) == 1
+
+
+def all_materialized(statuses: dict[str, str]) -> dict[str, str] | None:
+    return statuses if set(statuses.values()) == {"MATERIALIZED"} else None
+
+
+def entry(installation: Any, pid: str) -> dict[str, Any]:
+    os.environ.update(installation.environment)
+    url = installation.environment["ALS_SANDBOX_URL"]
+    found = SciCat(base_url=f"{url}/scicat/api/v3").get_dataset(pid)
+    assert found is not None
+    return found
+
+
+def failure_message(installation: Any, run_id: str) -> str:
+    records = installation.instance.get_records_for_run(run_id).records
+    return "\n".join(
+        str(r.event_log_entry.dagster_event.event_specific_data)
+        for r in records
+        if r.event_log_entry.dagster_event and r.event_log_entry.dagster_event.is_step_failure
+    )
