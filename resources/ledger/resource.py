@@ -11,7 +11,7 @@ import dagster as dg
 from resources.ledger.database import Ledger
 
 
-class LedgerResource(dg.ConfigurableResource):  # type: ignore[misc]
+class LedgerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Where the ledger is. `url_env` names the variable with its SQLAlchemy URL (it may hold a password); without it
     the ledger is ledger.db in the folder that ALS_STATE names."""
 
