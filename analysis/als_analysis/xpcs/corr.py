@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from als_analysis.failure import OutOfMemory, QMapError, RawFileError
 from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
@@ -24,7 +25,7 @@ from als_analysis.xpcs.stream import block_edges, blocks
 
 SEGMENTS = 10
 FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which their error does not show
-_USUAL_BYTES = 560 << 20  # what the analysis holds beside the interpreter where no limit is given
+_USUAL_BYTES = 700 << 20  # what the analysis holds beside the interpreter where no limit is given
 _MOST_FRAMES, _FEWEST_FRAMES = 256, 16  # in a block
 
 Progress = Callable[[int, int], None]  # processed frames done, of all
@@ -82,10 +83,19 @@ def correlate(
 
 def pixels_of(qmap: QMap) -> Pixels:
     """The used pixels of a q-map, in the order of the frame, with their non-empty bins numbered from 0."""
-    used = np.sort(qmap.used()).astype(np.int64)
-    _, dynamic = np.unique(qmap.dynamic_roi_map.ravel()[used], return_inverse=True)
-    _, static = np.unique(qmap.static_roi_map.ravel()[used], return_inverse=True)
-    return arrange(qmap.mask.size, used, static.astype(np.int64), dynamic.astype(np.int64))
+    used = qmap.used().astype(np.int64)
+    return arrange(
+        qmap.mask.size,
+        used,
+        _renumbered(qmap.static_roi_map.ravel()[used]),
+        _renumbered(qmap.dynamic_roi_map.ravel()[used]),
+    )
+
+
+def _renumbered(bins: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Bin numbers without gaps, from 0, in their order."""
+    number = np.cumsum(np.bincount(bins) > 0) - 1
+    return np.asarray(number[bins], dtype=np.int64)
 
 
 def _stream(

@@ -32,29 +32,44 @@ class Fit:
     chi_squared: NDArray[np.float64]  # reduced
 
 
-def smear_nodes(level: int, most: int = 64) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def smear_nodes(level: int, most: int = 48) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Offsets k (frames) and weights of the mean over pairs at a level; beyond `most` offsets a coarser sum."""
     m = 1 << level
     offsets = np.arange(-(m - 1), m, dtype=np.float64)
     weights = (m - np.abs(offsets)) / m**2
     if len(offsets) > most:
         # the model is smooth on this scale: merge neighbours into their centre of mass
-        groups = np.array_split(np.arange(len(offsets)), most - 1)
-        merged = np.array([weights[g].sum() for g in groups])
-        offsets = np.array([(weights[g] * offsets[g]).sum() for g in groups]) / merged
-        weights = merged
+        edges = np.linspace(0, len(offsets), most).astype(int)[:-1]
+        merged = np.add.reduceat(weights, edges)
+        offsets, weights = np.add.reduceat(weights * offsets, edges) / merged, merged
     return offsets, weights
+
+
+class Decay:
+    """The smeared decay at given lags, 1 at lag 0 without smearing; `delay` in frames, `level` per lag."""
+
+    def __init__(self, delay: NDArray[np.int64], level: NDArray[np.int64]) -> None:
+        self._delay, self._m = delay.astype(np.float64), 2.0**level
+        nodes = {int(one): smear_nodes(int(one)) for one in np.unique(level)}
+        self._starts = np.concatenate([[0], np.cumsum([len(nodes[int(one)][0]) for one in level])[:-1]]).astype(np.intp)
+        self._times = np.maximum(
+            np.concatenate([d + nodes[int(one)][0] for d, one in zip(delay, level, strict=True)]), 0.0
+        )
+        self._weights = np.concatenate([nodes[int(one)][1] for one in level])
+
+    def __call__(self, tau: float, gamma: float = 1.0) -> NDArray[np.float64]:
+        """exp(-2 (d / tau)^gamma), smeared, (lags,); `tau` in frames."""
+        if gamma != 1.0:
+            shape = np.exp(-2.0 * (self._times / tau) ** gamma)
+            return np.asarray(np.add.reduceat(shape * self._weights, self._starts))
+        x = 2.0 / tau
+        ratio = np.expm1(-self._m * x) / (self._m * np.expm1(-x))  # the closed form, without overflow for a short tau
+        return np.asarray(np.exp(-x * (self._delay - self._m + 1.0)) * ratio**2)
 
 
 def model(delay: NDArray[np.int64], level: NDArray[np.int64], tau: float, gamma: float = 1.0) -> NDArray[np.float64]:
     """The smeared decay at each lag (frames), 1 at lag 0 without smearing; `tau` in frames."""
-    out = np.empty(len(delay))
-    for one in np.unique(level):
-        rows = level == one
-        offsets, weights = smear_nodes(int(one))
-        times = np.maximum(delay[rows][:, None] + offsets[None, :], 0.0)
-        out[rows] = np.exp(-2.0 * (times / tau) ** gamma) @ weights
-    return out
+    return Decay(delay, level)(tau, gamma)
 
 
 def fit_bins(
@@ -77,23 +92,20 @@ def fit_bins(
     chi = np.full(bins, np.nan)
     taus = np.geomspace(0.1, 20.0 * float(delay[-1]), 80)
     gammas = np.array([0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0]) if stretched else np.ones(1)
-    shapes = np.array([[model(delay, level, float(t), float(g)) for t in taus] for g in gammas])
+    decay = Decay(delay, level)
+    shapes = np.array([[decay(float(t), float(g)) for t in taus] for g in gammas])
     for index in range(bins):
         good = np.isfinite(g2[:, index]) & np.isfinite(error[:, index]) & (error[:, index] > 0)
         free = 4 if stretched else 3
         if good.sum() <= free:
             continue
-        d, lev, y, s = delay[good], level[good], g2[good, index], error[good, index]
+        y, s, own = g2[good, index], error[good, index], Decay(delay[good], level[good])
         gamma, tau, contrast, baseline = _best_of_grid(shapes[:, :, good], gammas, taus, y, s)
 
         def residuals(
-            p: NDArray[np.float64],
-            d: NDArray[np.int64] = d,
-            lev: NDArray[np.int64] = lev,
-            y: NDArray[np.float64] = y,
-            s: NDArray[np.float64] = s,
+            p: NDArray[np.float64], own: Decay = own, y: NDArray[np.float64] = y, s: NDArray[np.float64] = s
         ) -> NDArray[np.float64]:
-            shape = model(d, lev, float(np.exp(p[1])), float(p[3]) if len(p) > 3 else 1.0)
+            shape = own(float(np.exp(p[1])), float(p[3]) if len(p) > 3 else 1.0)
             return np.asarray((p[2] + p[0] * shape - y) / s)
 
         start = [contrast, float(np.log(tau)), baseline] + ([gamma] if stretched else [])
@@ -104,6 +116,8 @@ def fit_bins(
             covariance = np.linalg.inv(best.jac.T @ best.jac)
         except np.linalg.LinAlgError:
             continue  # no unique minimum: this bin's values stay NaN, and the QC says so
+        if not (np.diag(covariance) > 0).all():
+            continue
         errors = np.sqrt(np.diag(covariance))
         tau = float(np.exp(best.x[1])) * frame_time_s
         out["contrast"][index], out["tau_s"][index], out["baseline"][index] = best.x[0], tau, best.x[2]

@@ -29,6 +29,13 @@ def _jit(function: _F) -> _F:
     return compiled
 
 
+def _jit_sums(function: _F) -> _F:
+    # a sum in another order, the same for every run: nothing else becomes vectors here
+    compiler: Any = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+    compiled: _F = compiler(function)
+    return compiled
+
+
 @_jit
 def add_levels(x: Any, n: int, level: int, seen: Any, sums: Any, recent: Any, first: Any, odd: Any, total: Any) -> None:
     """Take n new rows of one tile through `level` and all levels above; `seen` (levels,) counts samples before.
@@ -295,20 +302,25 @@ def _past_future(seen: Any, recent: Any, first: Any, odd: Any, total: Any, total
     levels = recent.shape[0]
     level_totals(seen, odd, total, totals)
     row = 0
+    last_sum = np.empty(LANES)
+    first_sum = np.empty(LANES)
     for level in range(levels):
-        n = seen[level]
-        for p in range(LANES):
-            last_sum = 0.0
-            first_sum = 0.0
-            at = row
-            for step in range(1, REACH + 1):
-                last_sum += np.float64(recent[level, REACH - step, p])
-                first_sum += np.float64(first[level, step - 1, p])
-                if level == 0 or step > REACH // 2:
-                    past[at, p] = totals[level, p] - last_sum if n > step else 0.0
-                    future[at, p] = totals[level, p] - first_sum if n > step else 0.0
-                    at += 1
-        row += REACH if level == 0 else REACH // 2
+        last_sum[:] = 0.0
+        first_sum[:] = 0.0
+        for step in range(1, REACH + 1):
+            _add(recent[level, REACH - step], last_sum)
+            _add(first[level, step - 1], first_sum)
+            if level == 0 or step > REACH // 2:
+                share = 1.0 if seen[level] > step else 0.0
+                _rest(totals[level], last_sum, share, past[row])
+                _rest(totals[level], first_sum, share, future[row])
+                row += 1
+
+
+@_jit
+def _rest(whole: Any, part: Any, share: float, out: Any) -> None:
+    for p in range(LANES):
+        out[p] = (whole[p] - part[p]) * share
 
 
 @_jit
@@ -319,6 +331,26 @@ def _pairs(seen: Any, row: int) -> Any:
     level = (row - REACH) // (REACH // 2) + 1
     step = (row - REACH) % (REACH // 2) + REACH // 2 + 1
     return max(0, seen[level] - step)
+
+
+@_jit_sums
+def _bin_sums(product: Any, one: Any, other: Any, alive: Any, begin: int, end: int) -> Any:
+    """Over lanes begin … end that are alive: sums of G2, IP, IF, their number; of those with a g2 the number, and the
+    sums of (g2 - 1) and (g2 - 1)^2."""
+    a = b = c = n = m = u = v = 0.0
+    for p in range(begin, end):
+        live = alive[p]
+        a += product[p] if live else 0.0
+        b += one[p] if live else 0.0
+        c += other[p] if live else 0.0
+        n += 1.0 if live else 0.0
+        square = one[p] * other[p]
+        good = live and square != 0.0
+        away = (product[p] - square) / (square if good else 1.0)
+        m += 1.0 if good else 0.0
+        u += away if good else 0.0
+        v += away * away if good else 0.0
+    return a, b, c, n, m, u, v
 
 
 @_jit
@@ -355,31 +387,49 @@ def reduce_tiles(
     future = np.empty((lags, LANES))
     past0 = np.zeros((lags, LANES))
     future0 = np.zeros((lags, LANES))
+    product = np.empty(LANES)
+    alive = np.empty(LANES, dtype=np.bool_)
     for tile in range(begin, end):
         _past_future(seen, recent[tile], first[tile], odd[tile], total[tile], totals, past, future)
         if differ:
             _past_future(seen0, recent0[tile], first[tile], odd0[tile], total0[tile], totals0, past0, future0)
+        for p in range(LANES):
+            alive[p] = static[tile, p] >= 0 and np.isfinite(totals[0, p])
         for row in range(lags):
             pairs = _pairs(seen, row) - (_pairs(seen0, row) if differ else 0)
             if pairs <= 0:
                 continue
-            for p in range(LANES):
-                bin_ = static[tile, p]
-                if bin_ < 0 or not np.isfinite(totals[0, p]):
-                    continue
-                product = sums[tile, row, p] - (sums0[tile, row, p] if differ else 0.0)
-                one = (past[row, p] - past0[row, p]) / pairs
-                other = (future[row, p] - future0[row, p]) / pairs
-                product /= pairs
-                per_static[row, 0, bin_] += product
-                per_static[row, 1, bin_] += one
-                per_static[row, 2, bin_] += other
-                per_static[row, 3, bin_] += 1.0
-                away = product / (one * other) - 1.0
-                if np.isfinite(away):
-                    per_dynamic[row, 0, dynamic[tile, p]] += 1.0
-                    per_dynamic[row, 1, dynamic[tile, p]] += away
-                    per_dynamic[row, 2, dynamic[tile, p]] += away * away
+            share = 1.0 / pairs
+            _difference(sums[tile, row], sums0[tile, row] if differ else past0[row], differ, share, product)
+            _difference(past[row], past0[row], differ, share, past[row])
+            _difference(future[row], future0[row], differ, share, future[row])
+            start = 0
+            while start < LANES:  # neighbours are mostly of one bin: sum them first
+                bin_ = static[tile, start]
+                stop = start + 1
+                while stop < LANES and static[tile, stop] == bin_:
+                    stop += 1
+                if bin_ >= 0:
+                    a, b, c, n, m, u, v = _bin_sums(product, past[row], future[row], alive, start, stop)
+                    per_static[row, 0, bin_] += a
+                    per_static[row, 1, bin_] += b
+                    per_static[row, 2, bin_] += c
+                    per_static[row, 3, bin_] += n
+                    large = dynamic[tile, start]
+                    per_dynamic[row, 0, large] += m
+                    per_dynamic[row, 1, large] += u
+                    per_dynamic[row, 2, large] += v
+                start = stop
+
+
+@_jit
+def _difference(now: Any, before: Any, differ: bool, share: float, out: Any) -> None:
+    if differ:
+        for p in range(LANES):
+            out[p] = (now[p] - before[p]) * share
+    else:
+        for p in range(LANES):
+            out[p] = now[p] * share
 
 
 @_jit

@@ -45,6 +45,7 @@ class Observer:
         self.segments: list[F64] = []
         self.centers: list[tuple[float, float]] = []
         self.done = 0
+        self._pixels_per_bin = np.bincount(pixels.static)
         self.repeated = 0
         self.saturated = 0
         self.looked_at = 0
@@ -89,15 +90,18 @@ class Observer:
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = part / frames
         self.segments.append(self.per_static(mean))
-        weight = np.where(np.isfinite(mean) & (mean > 0), mean, 0.0)
-        if weight.sum() > 0:
-            y, x = np.divmod(used, self.shape[1])
-            self.centers.append((float((weight * y).sum() / weight.sum()), float((weight * x).sum() / weight.sum())))
+        if len(self.segments) in (1, len(self.cuts)):
+            weight = np.where(np.isfinite(mean) & (mean > 0), mean, 0.0)
+            if (whole := weight.sum()) > 0:
+                y, x = np.divmod(used, self.shape[1])
+                self.centers.append((float((weight * y).sum() / whole), float((weight * x).sum() / whole)))
 
     def per_static(self, values: F64) -> F64:
         """Mean of the finite `values` (used pixels,) over each static bin."""
         good = np.isfinite(values)
-        statics = int(self.pixels.static.max()) + 1
+        if good.all():
+            return np.asarray(np.bincount(self.pixels.static, weights=values) / self._pixels_per_bin)
+        statics = len(self._pixels_per_bin)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(
                 np.bincount(self.pixels.static[good], weights=values[good], minlength=statics)

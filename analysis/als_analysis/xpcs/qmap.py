@@ -66,13 +66,11 @@ class QMap:
         return digest.hexdigest()[:16]
 
     def used(self) -> NDArray[np.intp]:
-        """Flat indices of the used pixels, ordered by dynamic bin, then static bin, then position."""
+        """Flat indices of the used pixels, ascending."""
         keep = (self.mask > 0) & (self.dynamic_roi_map > 0) & (self.static_roi_map > 0)
         if self.blemish is not None:
             keep &= self.blemish > 0
-        flat = np.flatnonzero(keep)
-        order = np.lexsort((flat, self.static_roi_map.ravel()[flat], self.dynamic_roi_map.ravel()[flat]))
-        return flat[order]
+        return np.flatnonzero(keep)
 
     def checked(self, where: str) -> QMap:
         """This q-map, or `QMapError` that names `where` and the rule it breaks."""
