@@ -3,8 +3,9 @@
 Every turn of the loop starts from the ledger, so it does not matter who did the last one, or whether it was killed in
 the middle: attach to live tasks, collect what has landed, begin what is due, wait. Two at once are harmless.
 
-An automatic run stays for a short grace and leaves its tasks to go on without it. A patient one, started by a person
-or a backfill, stays until every scan that it covers is done or failed.
+An automatic run takes on what becomes due while it is there, so that a burst is a handful of runs, and ends after a
+short grace without progress; its tasks go on without it. A patient one, started by a person or a backfill, stays until
+every scan that it covers is done or failed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from resources.ledger.steps import Step
 from resources.ledger.tasks import Task
 from resources.tasks import TaskSystem
 
+MOST_SCANS = 500  # that one automatic run takes on
 AT_ONCE = 4  # calls to facilities under way at the same time
 HOLD = timedelta(minutes=5)  # for how long a run holds a scan that it works on itself
 T = TypeVar("T")
@@ -41,6 +43,22 @@ class Made:
 
     scan: Scan
     metadata: dict[str, Any]
+
+
+class Stay:
+    """How long an automatic run stays: a grace after the last progress while tasks of its scans are under way, a
+    moment for more work when there is none, and never longer than `stay_s`."""
+
+    def __init__(self, pace: Pace, clock: Callable[[], float]) -> None:
+        self.pace, self.clock = pace, clock
+        self.end = clock() + pace.stay_s
+        self.progress, self.since = 0, clock()
+
+    def over(self, progress: int, busy: bool) -> bool:
+        now = self.clock()
+        if progress != self.progress:
+            self.progress, self.since = progress, now
+        return now > min(self.end, self.since + (self.pace.grace_s if busy else self.pace.linger_s))
 
 
 @dataclass
@@ -78,9 +96,10 @@ class Ensure:
 
     async def run(self, keys: Sequence[str], patient: bool) -> AsyncIterator[Made]:
         """Yield each scan as its asset comes to be. Scans that fail are in `failed` afterwards."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self.pace.grace_s
+        stay = Stay(self.pace, asyncio.get_running_loop().time)
         while True:
+            if not patient:
+                keys = await self._thread(self._with_due, keys)
             mine = await self._thread(self._steps, keys)
             for made in await self._thread(self._untold, mine, patient):
                 yield made
@@ -92,12 +111,21 @@ class Ensure:
             self.failed = {s.key: s.why or "no reason was kept" for s in mine if s.state == steps.FAILED}
             still = [s for s in mine if not self._settled(s, patient)]
             untold = [s for s in mine if s.state == steps.DONE and self._to_tell(s, patient)]
-            if not still and not untold:
+            if untold:
+                continue
+            if patient and not still:
                 return
-            if not patient and loop.time() > until and not untold:
+            if not patient and stay.over(self.progress, busy=bool(still)):
                 return
-            if not untold:
-                await asyncio.sleep(self.pace.poll_s)
+            await asyncio.sleep(self.pace.poll_s)
+
+    def _with_due(self, keys: Sequence[str]) -> list[str]:
+        """These scans and those that have become due since."""
+        now = self.ledger.now()
+        with self.ledger.read() as tx:
+            due = steps.due(tx, self.beamline, self.asset, now, now - self.pace.span("report_s"), MOST_SCANS)
+        new = [key for key in due if key not in set(keys)]
+        return [*keys, *new][: max(MOST_SCANS, len(keys))]
 
     def _settled(self, step: Step, patient: bool) -> bool:
         if step.state in (steps.DONE, steps.FAILED, steps.NOT_APPLICABLE):

@@ -62,7 +62,9 @@ class Pace(Part):
     tick_s: float = Field(default=30, description="interval of the sensors; Dagster ticks every 5 s at best")
     settle_s: float = 60
     companion_wait_s: float = 600
-    grace_s: float = Field(default=25, description="how long an automatic run stays with its tasks")
+    grace_s: float = Field(default=25, description="how long an automatic run stays with its tasks without progress")
+    linger_s: float = Field(default=10, description="how long it waits for more when all its scans are done")
+    stay_s: float = Field(default=900, description="how long it stays at most")
     poll_s: float = 10
     lease_s: float = 90
     report_s: float = Field(default=120, description="after which an event that Dagster lacks is sent again")
