@@ -198,7 +198,7 @@ class Supervisor:
         nersc = self.box.dir / "nersc"
         return {
             workers.MARK: str(self.box.dir),
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+            "PATH": f"{nersc / 'bin'}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(nersc / "home"), "USER": USER, "LANG": "C.UTF-8", "NERSC_HOST": "perlmutter",
             "SCRATCH": str(nersc / "scratch"), "CFS": str(nersc / "cfs"),
             "SLURM_JOB_ID": job["id"], "SLURM_JOBID": job["id"], "SLURM_JOB_NAME": job["name"],

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from sandbox import jobs, sfapi_auth, sfapi_files, sfapi_jobs
+from sandbox import hpss, jobs, sfapi_auth, sfapi_files, sfapi_jobs
 from sandbox.box import Box, Doc
 from sandbox.sfapi_auth import signed_in
 
@@ -31,9 +31,10 @@ KEY_DAYS = 30
 
 
 def setup(box: Box) -> Doc:
-    """Disks, the API client with its key file, and a look after jobs that run without a supervisor."""
+    """Disks, tape, the API client with its key file, and a look after jobs that run without a supervisor."""
     for name in ("jobs", "home", "scratch", "cfs"):
         (box.dir / "nersc" / name).mkdir(parents=True, exist_ok=True)
+    hpss.install(box)
     key = sfapi_auth.write_key(box)
     if box.get("sfapi_key_expires", "at") is None:
         box.put("sfapi_key_expires", "at", {"at": time.time() + KEY_DAYS * 86400})
