@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,12 +19,14 @@ from sqlalchemy.engine import Connection
 from als_assets import catalog_documents as documents
 from als_assets import description, jobs
 from als_assets.description import Describer
-from als_assets.family import ByHand, ByTask, Done, GoOn, NotDone, Outcome, Work
+from als_assets.family import ByHand, ByTask, Done, GoOn, NotDone, Outcome, Rests, Wait, Work
 from als_assets.transfers import link
 from beamlines.policy import retry
 from beamlines.spec import Asset, Catalog, Spec
+from resources.errors import CredentialProblem, Unavailable
 from resources.facilities import Facilities
 from resources.ledger import Ledger, products, scans
+from resources.ledger.leases import Pause
 from resources.ledger.products import Product
 from resources.ledger.scans import File, Scan
 from resources.ledger.steps import Step
@@ -49,17 +51,23 @@ class CatalogFamily:
         self.ledger, self.scicat, self.facilities = ledger, services["scicat"], facilities
         self.describer = _describer(spec, spec.catalog, services, facilities)
 
-    def begin(self, due: Sequence[tuple[Step, Scan]], resting: Callable[[str], str | None]) -> list[Work]:
+    def begin(self, due: Sequence[tuple[Step, Scan]], rests: Rests) -> list[Work]:
         """Scans without a description are described first, many in one job, unless the facility rests."""
         works: list[Work] = []
         undescribed: list[tuple[Step, Scan]] = []
         with self.ledger.read() as tx:
-            for step, scan in due:
-                if self._wants_description(tx, scan, resting):
-                    undescribed.append((step, scan))
-                else:
-                    works.append(ByHand(self.scicat.service, scan))
-            files = scans.files_of(tx, [scan.id for _, scan in undescribed])
+            wanting = {scan.id for _, scan in due if self._wants_description(tx, scan)}
+            entered = {scan.id for _, scan in due if self._entered(tx, scan)}
+            files = scans.files_of(tx, sorted(wanting))
+        rest = self._rest(rests) if wanting else None
+        for step, scan in due:
+            if scan.id not in wanting or (rest is not None and scan.id not in entered):
+                works.append(ByHand(self.scicat.service, scan))
+            elif rest is not None:
+                why = f"entered without metadata; its files are described once {rest.service} is back: {rest.reason}"
+                works.append(Wait(scan, rest.until, why))
+            else:
+                undescribed.append((step, scan))
         if self.describer is None:
             return works
         for attempt, group in itertools.groupby(sorted(undescribed, key=_attempt), key=_attempt):
@@ -71,12 +79,35 @@ class CatalogFamily:
                 works.append(ByTask("describe", self.describer.compute, [s for s, _ in block], attempt, request))
         return works
 
-    def _wants_description(self, tx: Connection, scan: Scan, resting: Callable[[str], str | None]) -> bool:
-        if self.describer is None or resting(self.describer.compute.service) is not None:
+    def _rest(self, rests: Rests) -> Pause | None:
+        """Is it no use to submit a description now? Asked of the facility itself: a job that cannot be submitted would
+        keep the scans out of the catalogue for as long as an outage lasts."""
+        assert self.describer is not None
+        compute = self.describer.compute
+        rest = rests.of(compute.service)
+        if rest is None:
+            try:
+                compute.available()
+            except (Unavailable, CredentialProblem) as error:
+                rest = rests.begin(error)
+        return rest
+
+    def _entered(self, tx: Connection, scan: Scan) -> bool:
+        """Is the scan in the catalogue with all that is known of it?"""
+        entry = products.latest(tx, scan.id, self.asset.name)
+        made = [p.made_at for p in products.of_scan(tx, scan.id) if p.asset in self._analyses()]
+        return entry is not None and all(at <= entry.made_at for at in made)
+
+    def _wants_description(self, tx: Connection, scan: Scan) -> bool:
+        if self.describer is None:
             return False
         known = products.latest(tx, scan.id, description.PRODUCT)
         if known is None:
             return True
+        copy = scans.evidence_in(tx, scan.id, self.describer.place_name)
+        copied = [one["at"] for group in copy.values() for one in group if one["method"] != description.DIGEST]
+        if any(at > known.made_at for at in copied):
+            return True  # it tells of an earlier copy
         described = {str(entry["path"]) for entry in known.document.get("files", [])}
         files = scans.files_of(tx, [scan.id])[scan.id]
         return any(not any(path.endswith("/" + file.path) for path in described) for file in files)
@@ -139,8 +170,7 @@ class CatalogFamily:
             products.keep(tx, scan.id, self.asset.name, "", 1, None, None, document, {}, now)
 
         if known is None and self.describer is not None:
-            later = self.ledger.now() + self.facilities.pace.span("pause_first_s")
-            return GoOn(write, "entered without metadata; its files are described once the facility is back", at=later)
+            return GoOn(write, "entered without metadata; its files are described once the facility is back")
         return Done(write, self._lack(known))
 
     def _lack(self, known: Product | None) -> str | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +25,7 @@ from resources.ledger.tasks import Task
 from resources.storage import joined
 
 PRODUCT = "description"
+DIGEST = "sha256"  # the method of the evidence that it gives
 MOST_SCANS = 50  # per job: each leaves a document of some 30 kB that is fetched on its own
 
 
@@ -70,7 +70,7 @@ class Describer:
             text = self.compute.read(joined(self._out(task.proposed_key), f"{scan.hash}.json"), jobs.MOST_BYTES)
         except NotFound:
             return None
-        document: dict[str, Any] = json.loads(text)
+        document: dict[str, Any] = jobs.read_json(text)
         return document
 
 
@@ -97,7 +97,7 @@ def keep(
         entry = next((e for path, e in by_name.items() if path.endswith("/" + file.path)), None)
         if entry is None or not entry.get("sha256"):
             continue
-        scans.add_evidence(tx, copy_id, file.id, "sha256", entry["sha256"], entry["bytes"], None, now, task.id)
+        scans.add_evidence(tx, copy_id, file.id, DIGEST, entry["sha256"], entry["bytes"], None, now, task.id)
         other = scans.keep_sha256(tx, file.id, entry["sha256"])
         if other is not None:
             scans.ask_person(

@@ -3,38 +3,35 @@
 Every turn of the loop starts from the ledger, so it does not matter who did the last one, or whether it was killed in
 the middle: attach to live tasks, collect what has landed, begin what is due, wait. Two at once are harmless.
 
-An automatic run takes on what becomes due while it is there, so that a burst is a handful of runs, and ends after a
-short grace without progress; its tasks go on without it. A patient one, started by a person or a backfill, stays until
-every scan that it covers is done or failed.
+An automatic run stays for a short grace and leaves its tasks to go on without it. A patient one, started by a person
+or a backfill, stays until every scan that it covers is done or failed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
-
-from als_assets.family import ByHand, ByTask, Done, Family, GoOn, NotDone, Outcome, Refusal, Work
-from beamlines.policy import retry
+from als_assets import intents
+from als_assets.family import ByHand, ByTask, Family, NotDone, Outcome, Refusal, Rests, Wait, Work
+from als_assets.outcomes import Outcomes
 from resources import once
 from resources.errors import CredentialProblem, FacilityError, Refused, Unavailable
 from resources.facilities import Pace
-from resources.ledger import Ledger, flow, history, leases, scans, schema, steps, tasks
+from resources.ledger import Ledger, leases, scans, steps, tasks
+from resources.ledger.leases import Pause
 from resources.ledger.scans import Scan
 from resources.ledger.steps import Step
 from resources.ledger.tasks import Task
 from resources.tasks import TaskSystem
 
-MOST_SCANS = 500  # that one automatic run takes on
 AT_ONCE = 4  # calls to facilities under way at the same time
-HOLD = timedelta(minutes=5)  # for how long a run holds a scan that it works on itself
 T = TypeVar("T")
+Pair = tuple[Step, Scan]
 
 
 @dataclass(frozen=True)
@@ -43,22 +40,7 @@ class Made:
 
     scan: Scan
     metadata: dict[str, Any]
-
-
-class Stay:
-    """How long an automatic run stays: a grace after the last progress while tasks of its scans are under way, a
-    moment for more work when there is none, and never longer than `stay_s`."""
-
-    def __init__(self, pace: Pace, clock: Callable[[], float]) -> None:
-        self.pace, self.clock = pace, clock
-        self.end = clock() + pace.stay_s
-        self.progress, self.since = 0, clock()
-
-    def over(self, progress: int, busy: bool) -> bool:
-        now = self.clock()
-        if progress != self.progress:
-            self.progress, self.since = progress, now
-        return now > min(self.end, self.since + (self.pace.grace_s if busy else self.pace.linger_s))
+    done_at: datetime | None = None
 
 
 @dataclass
@@ -69,9 +51,11 @@ class Ensure:
             context.log_event(AssetMaterialization(...))      # marked as reported when the next one is asked for
 
     Attributes:
-        systems: task system by name ("globus", "sfapi"), to follow tasks that somebody else began.
+        systems: task system by the name of its service ("globus", "nersc"), to follow tasks that somebody else began.
         holder: who works, for the lease and the history: the id of the Dagster run.
         failed: after `run`: the key of each scan that failed -> why.
+        bugs: exceptions that nobody foresaw. What they concern is put off, the rest goes on, and `run` raises them
+            at its end.
         progress: how many changes this run made.
     """
 
@@ -82,12 +66,15 @@ class Ensure:
     holder: str
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("als"))
     failed: dict[str, str] = field(default_factory=dict)
+    bugs: list[Exception] = field(default_factory=list)
     progress: int = 0
 
     def __post_init__(self) -> None:
         self.beamline = self.family.spec.id
         self.asset = self.family.asset.name
-        self.told: set[int] = set()
+        self.outcomes = Outcomes(self.ledger, self.family, self.pace, self.holder, self.log)
+        self._told: dict[int, datetime | None] = {}
+        self._stop = False
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     @property
@@ -95,37 +82,30 @@ class Ensure:
         return f"{self.beamline}/{self.asset}"
 
     async def run(self, keys: Sequence[str], patient: bool) -> AsyncIterator[Made]:
-        """Yield each scan as its asset comes to be. Scans that fail are in `failed` afterwards."""
-        stay = Stay(self.pace, asyncio.get_running_loop().time)
+        """Yield each scan as its asset comes to be. Scans that fail are in `failed` afterwards.
+
+        Raises ExceptionGroup at the end when there were `bugs`; every scan that they do not concern has had its turn.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.pace.grace_s
         while True:
-            if not patient:
-                keys = await self._thread(self._with_due, keys)
             mine = await self._thread(self._steps, keys)
             for made in await self._thread(self._untold, mine, patient):
                 yield made
-                self.told.add(made.scan.id)
-                await self._thread(self._reported, made.scan.id)
-                self.progress += 1
-            await self._turn(mine)
+                await self._thread(self._reported, made)
+            if self._stop:
+                break
+            await self._turn(mine, patient)
             mine = await self._thread(self._steps, keys)
             self.failed = {s.key: s.why or "no reason was kept" for s in mine if s.state == steps.FAILED}
             still = [s for s in mine if not self._settled(s, patient)]
-            untold = [s for s in mine if s.state == steps.DONE and self._to_tell(s, patient)]
-            if untold:
-                continue
-            if patient and not still:
-                return
-            if not patient and stay.over(self.progress, busy=bool(still)):
-                return
-            await asyncio.sleep(self.pace.poll_s)
-
-    def _with_due(self, keys: Sequence[str]) -> list[str]:
-        """These scans and those that have become due since."""
-        now = self.ledger.now()
-        with self.ledger.read() as tx:
-            due = steps.due(tx, self.beamline, self.asset, now, now - self.pace.span("report_s"), MOST_SCANS)
-        new = [key for key in due if key not in set(keys)]
-        return [*keys, *new][: max(MOST_SCANS, len(keys))]
+            untold = [s for s in mine if self._to_tell(s, patient)]
+            if not untold and not self._stop:
+                if not still or (not patient and loop.time() > until):
+                    break
+                await asyncio.sleep(self.pace.poll_s)
+        if self.bugs:
+            raise ExceptionGroup(f"{self.beamline}/{self.asset}: {len(self.bugs)} bugs, see the log", self.bugs)
 
     def _settled(self, step: Step, patient: bool) -> bool:
         if step.state in (steps.DONE, steps.FAILED, steps.NOT_APPLICABLE):
@@ -142,6 +122,7 @@ class Ensure:
             return False
         with self.ledger.read() as tx:
             above = {s.asset: s for s in steps.of_scan(tx, step.scan_id)}
+            missing = scans.get(tx, step.scan_id).missing
         for need in self.family.asset.needs:
             up = above.get(need)
             if up is None or up.state in (steps.FAILED, steps.NOT_APPLICABLE):
@@ -150,9 +131,7 @@ class Ensure:
                     f"{f' ({up.why})' if up and up.why else ''}. What to do: bring {need} about first."
                 )
                 return True
-        with self.ledger.read() as tx:
-            missing = scans.get(tx, step.scan_id).missing
-        if missing and all(need in above and above[need].state == steps.DONE for need in self.family.asset.needs):
+        if missing and all(above[need].state == steps.DONE for need in self.family.asset.needs):
             self.failed[step.key] = (
                 f"{step.key}: {self.asset} waits for {', '.join(missing)}, which the beamline has not written. "
                 "What to do: export it beside the scan's file."
@@ -162,8 +141,9 @@ class Ensure:
 
     # one turn
 
-    async def _turn(self, mine: Sequence[Step]) -> None:
-        await self._thread(self._renew)
+    async def _turn(self, mine: Sequence[Step], patient: bool) -> None:
+        if not patient:  # the lease is that of automatic runs: a backfill of two days must not keep them away
+            await self._thread(self._renew)
         now = self.ledger.now()
         landed = {s.task_id for s in mine if s.state == steps.LANDED and s.task_id and (s.next_try or now) <= now}
         due = [s for s in mine if s.state in (steps.DUE, steps.WORKING) and (s.next_try or now) <= now]
@@ -176,75 +156,58 @@ class Ensure:
     async def _begin(self, due: Sequence[Step]) -> None:
         with self.ledger.read() as tx:
             found = scans.many(tx, [s.scan_id for s in due])
+        rests = Resting(self.ledger, self.pace)
         pairs = [(s, found[s.scan_id]) for s in due]
-        try:
-            works = await self._thread(self.family.begin, pairs, self._resting)
-        except (Unavailable, CredentialProblem) as error:
-            self._put_off([s.scan_id for s in due], error)
-            return
         by_scan = {s.scan_id: s for s in due}
-        await self._all(self._do(work, by_scan) for work in works)
+        works = await self._thread(self._works, pairs, rests)
+        await self._all(self._do(work, by_scan, rests) for work in works)
 
-    async def _do(self, work: Work, by_scan: dict[int, Step]) -> None:
+    def _works(self, pairs: Sequence[Pair], rests: Rests) -> list[Work]:
+        try:
+            return self.family.begin(pairs, rests)
+        except (Unavailable, CredentialProblem) as error:
+            self._put_off([scan.id for _, scan in pairs], error)
+            return []
+        except Exception as error:  # noqa: BLE001 - one by one, so that what one scan meets holds no other
+            if len(pairs) > 1:
+                return [work for pair in pairs for work in self._works([pair], rests)]
+            step, scan = pairs[0]
+            if isinstance(error, FacilityError):
+                return [Refusal(scan, self._said_no(scan, error))]
+            self._bug(error, step, scan)
+            return []
+
+    async def _do(self, work: Work, by_scan: dict[int, Step], rests: Rests) -> None:
         if isinstance(work, Refusal):
             await self._thread(self._settle, by_scan[work.scan.id], work.scan, work.outcome)
             return
+        if isinstance(work, Wait):
+            await self._thread(self._wait, [work.scan.id], work.until, work.why)
+            return
         service = work.system.service if isinstance(work, ByTask) else work.service
-        with self.ledger.read() as tx:
-            rest = leases.paused(tx, service, self.ledger.now())
+        rest = rests.of(service)
         if rest is not None:
             ids = [s.id for s in work.scans] if isinstance(work, ByTask) else [work.scan.id]
-            with self.ledger.write() as tx:
-                why = f"waits for {service} until {rest.until:%H:%M:%S} UTC: {rest.reason}"
-                self.progress += steps.put_off(tx, ids, self.asset, rest.until, why, self.ledger.now())
+            await self._thread(self._wait, ids, rest.until, waits_for(rest))
         elif isinstance(work, ByTask):
             await self._thread(self._intend, work)
         else:
             await self._thread(self._act, work, by_scan[work.scan.id])
 
     def _intend(self, work: ByTask) -> None:
-        """Commit what is about to be asked for. Quietly nothing, if another run was faster for any of the scans."""
-        ids = [scan.id for scan in work.scans]
         try:
-            with self.ledger.write() as tx:
-                key = self._proposed_key(tx, work)
-                tasks.intend(
-                    tx,
-                    self.ledger.now(),
-                    beamline=self.beamline,
-                    asset=self.asset,
-                    purpose=work.purpose,
-                    system=work.system.system,
-                    service=work.system.service,
-                    proposed_key=key,
-                    request=dict(work.request(key)),
-                    attempt=work.attempt,
-                    scan_ids=ids,
-                )
-            self.progress += len(ids)
-        except (ValueError, sa.exc.IntegrityError) as error:
-            self.log.info("%s of %d scans is begun elsewhere (%s)", work.purpose, len(ids), error)
-
-    def _proposed_key(self, tx: sa.Connection, work: ByTask) -> str:
-        """Computed from what is asked for whom, and the how-many-eth time: a ledger restored from yesterday proposes
-        the same keys again, and finds what was submitted under them."""
-        asked = (
-            sa.select(schema.task_scans.c.scan_id, sa.func.count())
-            .join_from(schema.task_scans, schema.tasks, schema.tasks.c.id == schema.task_scans.c.task_id)
-            .where(schema.tasks.c.asset == self.asset, schema.tasks.c.purpose == work.purpose)
-            .where(schema.task_scans.c.scan_id.in_([scan.id for scan in work.scans]))
-            .group_by(schema.task_scans.c.scan_id)
-        )
-        times = {scan_id: n for scan_id, n in tx.execute(asked)}
-        whom = sorted(f"{scan.hash}:{times.get(scan.id, 0)}" for scan in work.scans)
-        text = "\n".join([self.beamline, self.asset, work.purpose, *whom])
-        return f"als-{self.beamline}-{work.purpose}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+            intents.intend(self.ledger, self.family, work)
+            self.progress += len(work.scans)
+        except intents.BegunElsewhere as error:
+            self.log.info("%s of %d scans is begun elsewhere (%s)", work.purpose, len(work.scans), error)
 
     def _act(self, work: ByHand, step: Step) -> None:
         now = self.ledger.now()
+        until = now + self.pace.span("lease_s")
         with self.ledger.write() as tx:
-            if not steps.claim(tx, work.scan.id, self.asset, now + HOLD, now):
+            if not steps.claim(tx, work.scan.id, self.asset, until, now):
                 return
+        step = replace(step, state=steps.WORKING, next_try=until)
         try:
             outcome = self.family.act(step, work.scan)
             once.answered(self.ledger, work.service)
@@ -252,11 +215,10 @@ class Ensure:
             self._put_off([work.scan.id], error)
             return
         except FacilityError as error:
-            outcome = NotDone(
-                f"{work.scan.key}: {self.asset}: {error.service} said: {error.reason}",
-                "correct what it names, then materialize this partition again.",
-                transient=False,
-            )
+            outcome = self._said_no(work.scan, error)
+        except Exception as bug:  # noqa: BLE001 - kept and raised at the end of the run
+            self._bug(bug, step, work.scan)
+            return
         self._settle(step, work.scan, outcome)
 
     async def _collect(self, task_id: int) -> None:
@@ -268,56 +230,46 @@ class Ensure:
         pairs = [(s, found[i]) for i, s in waiting.items() if s.state == steps.LANDED and s.task_id == task_id]
         if not pairs:
             return
-        try:
-            outcomes = await self._thread(self.family.collect, task, pairs)
-        except (Unavailable, CredentialProblem) as error:
-            rest = once.pause(self.ledger, error, self.pace.patience)
-            why = (
-                f"waits for {error.service} to read what came of {task.system} task {task.external_id}: {error.reason}"
-            )
-            with self.ledger.write() as tx:
-                ids = [s.scan_id for s, _ in pairs]
-                self.progress += steps.put_off_landed(tx, ids, self.asset, rest.until, why, self.ledger.now())
-            return
+        outcomes = await self._thread(self._outcomes_of, task, pairs)
         for step, scan in pairs:
-            await self._thread(self._settle, step, scan, outcomes[scan.id])
+            if scan.id in outcomes:
+                await self._thread(self._settle, step, scan, outcomes[scan.id])
+
+    def _outcomes_of(self, task: Task, pairs: Sequence[Pair]) -> dict[int, Outcome]:
+        try:
+            outcomes = self.family.collect(task, pairs)
+            return {scan.id: outcomes[scan.id] for _, scan in pairs}
+        except (Unavailable, CredentialProblem) as error:
+            self._put_off_landed(task, [scan.id for _, scan in pairs], error)
+            return {}
+        except Exception as error:  # noqa: BLE001 - one by one, so that what one scan meets holds no other
+            if len(pairs) > 1:
+                return {i: one for pair in pairs for i, one in self._outcomes_of(task, [pair]).items()}
+            step, scan = pairs[0]
+            if isinstance(error, FacilityError):
+                return {scan.id: self._said_no(scan, error)}
+            self._bug(error, step, scan)
+            return {}
 
     def _settle(self, step: Step, scan: Scan, outcome: Outcome) -> None:
-        """Write down what came of a step, with its facts, in one transaction."""
-        now = self.ledger.now()
-        with self.ledger.write() as tx:
-            outcome.write(tx, now)
-            if isinstance(outcome, Done):
-                moved = steps.finish(tx, scan.id, self.asset, now, outcome.why)
-                if moved:
-                    flow.came_true(tx, self.family.spec, scan.id, self.asset, now)
-            elif isinstance(outcome, GoOn):
-                moved = bool(steps.go_on(tx, [scan.id], self.asset, now, outcome.why))
-                if moved and outcome.at is not None:
-                    steps.put_off(tx, [scan.id], self.asset, outcome.at, outcome.why or "", now)
-            else:
-                moved = self._not_done(tx, step, scan, outcome)
-        self.progress += bool(moved)
+        try:
+            self.progress += self.outcomes.settle(step, scan, outcome)
+        except Exception as bug:  # noqa: BLE001 - kept and raised at the end of the run
+            self._bug(bug, step, scan)
 
-    def _not_done(self, tx: sa.Connection, step: Step, scan: Scan, outcome: NotDone) -> bool:
-        now = self.ledger.now()
-        rule = self.family.spec.retry
-        again = retry.after_failure(rule, step.attempt, outcome.transient, outcome.why, now, self.pace.retry_speed)
-        if outcome.question:
-            scans.ask_person(tx, scan.id, outcome.message, now)
-        if again.at is not None:
-            moved = steps.try_again(tx, scan.id, self.asset, again.at, again.why, now)
-        else:
-            why = f"{again.why} What to do: {outcome.then}"
-            moved = steps.fail(tx, scan.id, self.asset, why, now)
-        if moved:
-            what = "retry" if again.at else "failed"
-            history.record(
-                tx, now, f"run {self.holder}", what, beamline=self.beamline, scan_id=scan.id, asset=self.asset,
-                why=again.why,
-            )  # fmt: skip
-            self.log.warning("%s", again.why)
-        return moved
+    def _said_no(self, scan: Scan, error: FacilityError) -> NotDone:
+        return NotDone(
+            f"{scan.key}: {self.asset}: {error.service} said: {error.reason.rstrip('.')}.",
+            "correct what it names, then materialize this partition again.",
+            transient=False,
+        )
+
+    def _bug(self, bug: Exception, step: Step, scan: Scan) -> None:
+        self.bugs.append(bug)
+        self.log.error("%s: %s met a bug", scan.key, self.asset, exc_info=bug)
+        self.progress += self.outcomes.broken(step, scan, bug)
+
+    # following tasks
 
     async def _follow(self, task_ids: Sequence[int]) -> None:
         """Submit what is intended, and look after what is live."""
@@ -328,13 +280,13 @@ class Ensure:
         by_service: dict[str, list[Task]] = {}
         for task in followed:
             if task.external_id and (task.polled_at is None or task.polled_at <= before):
-                by_service.setdefault(task.system, []).append(task)
+                by_service.setdefault(task.service, []).append(task)
         for name, group in by_service.items():
-            if self._resting(self.systems[name].service) is None:
+            if self._resting(name) is None:
                 await self._quietly(once.poll, self.ledger, self.systems[name], group, self.pace.patience)
 
     async def _submit(self, task: Task) -> None:
-        system = self.systems[task.system]
+        system = self.systems[task.service]
         if self._resting(system.service) is None:
             await self._quietly(once.submit, self.ledger, system, task, self.pace.patience)
 
@@ -345,36 +297,62 @@ class Ensure:
             self.log.warning("%s", error)
         except Refused as error:
             self.log.error("%s", error)
+        except Exception as bug:
+            self.log.error("a task could not be submitted or followed", exc_info=bug)
+            self.bugs.append(bug)
+            self._stop = True
 
     # the ledger
 
-    def _resting(self, service: str) -> str | None:
+    def _resting(self, service: str) -> Pause | None:
         with self.ledger.read() as tx:
-            rest = leases.paused(tx, service, self.ledger.now())
-        return rest.reason if rest else None
+            return leases.paused(tx, service, self.ledger.now())
+
+    def _wait(self, scan_ids: Sequence[int], until: datetime, why: str) -> None:
+        with self.ledger.write() as tx:
+            self.progress += steps.put_off(tx, scan_ids, self.asset, until, why, self.ledger.now())
 
     def _put_off(self, scan_ids: Sequence[int], error: FacilityError) -> None:
         rest = once.pause(self.ledger, error, self.pace.patience)
-        why = f"waits for {error.service} until {rest.until:%H:%M:%S} UTC: {error.reason}"
+        self._wait(scan_ids, rest.until, waits_for(rest))
+
+    def _put_off_landed(self, task: Task, scan_ids: Sequence[int], error: FacilityError) -> None:
+        rest = once.pause(self.ledger, error, self.pace.patience)
+        why = f"{waits_for(rest)}; then what came of {task.system} task {task.external_id} will be read"
         with self.ledger.write() as tx:
-            self.progress += steps.put_off(tx, scan_ids, self.asset, rest.until, why, self.ledger.now())
+            self.progress += steps.put_off_landed(tx, scan_ids, self.asset, rest.until, why, self.ledger.now())
 
     def _steps(self, keys: Sequence[str]) -> list[Step]:
         with self.ledger.read() as tx:
             return steps.of_keys(tx, self.beamline, self.asset, keys)
 
     def _to_tell(self, step: Step, patient: bool) -> bool:
-        return step.scan_id not in self.told and (patient or step.reported_at is None)
+        """Done, and not told in this form: a step may be done anew while the run stays."""
+        if step.state != steps.DONE or (step.scan_id in self._told and self._told[step.scan_id] == step.done_at):
+            return False
+        return patient or step.reported_at is None
 
     def _untold(self, mine: Sequence[Step], patient: bool) -> list[Made]:
-        ids = [s.scan_id for s in mine if s.state == steps.DONE and self._to_tell(s, patient)]
+        done_at = {s.scan_id: s.done_at for s in mine if self._to_tell(s, patient)}
         with self.ledger.read() as tx:
-            found = scans.many(tx, ids)
-            return [Made(found[i], self.family.metadata(tx, found[i])) for i in ids]
+            found = scans.many(tx, list(done_at))
+            return [Made(found[i], self._metadata(tx, found[i]), at) for i, at in done_at.items()]
 
-    def _reported(self, scan_id: int) -> None:
+    def _metadata(self, tx: Any, scan: Scan) -> dict[str, Any]:
+        try:
+            return self.family.metadata(tx, scan)
+        except Exception as bug:
+            self.bugs.append(bug)
+            self.log.error("%s: the metadata of %s met a bug", scan.key, self.asset, exc_info=bug)
+            return {"metadata error": f"{type(bug).__name__}: {bug}"}
+
+    def _reported(self, made: Made) -> None:
+        self._told[made.scan.id] = made.done_at
+        self.progress += 1
         with self.ledger.write() as tx:
-            steps.reported(tx, [scan_id], self.asset, self.ledger.now())
+            now_there = [s for s in steps.of_scan(tx, made.scan.id) if s.asset == self.asset]
+            if any(s.done_at == made.done_at for s in now_there):  # else it was done anew, and that is not told yet
+                steps.reported(tx, [made.scan.id], self.asset, self.ledger.now())
 
     def _renew(self) -> None:
         now = self.ledger.now()
@@ -387,9 +365,33 @@ class Ensure:
         async with self._slots:
             return await asyncio.to_thread(call, *arguments)
 
-    async def _all(self, jobs: Any) -> None:
+    async def _all(self, jobs: Iterable[Awaitable[None]]) -> None:
         """Run them side by side; one that raises does not keep the others from their end."""
         outcomes = await asyncio.gather(*jobs, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+
+
+class Resting:
+    """Which services rest, asked once: between the look at a destination and the submission a pause may run out, and
+    then nobody has looked."""
+
+    def __init__(self, ledger: Ledger, pace: Pace) -> None:
+        self.ledger, self.pace = ledger, pace
+        self.known: dict[str, Pause | None] = {}
+
+    def of(self, service: str) -> Pause | None:
+        if service not in self.known:
+            with self.ledger.read() as tx:
+                self.known[service] = leases.paused(tx, service, self.ledger.now())
+        return self.known[service]
+
+    def begin(self, error: FacilityError) -> Pause:
+        rest = once.pause(self.ledger, error, self.pace.patience)
+        self.known[error.service] = rest
+        return rest
+
+
+def waits_for(rest: Pause) -> str:
+    return f"waits for {rest.service} until {rest.until:%H:%M:%S} UTC: {rest.reason}"

@@ -49,5 +49,6 @@ def services_of(spec: Spec, asset: Asset) -> set[str]:
 
 
 def systems(services: Mapping[str, Any]) -> dict[str, TaskSystem]:
-    """Those of the services that take tasks, by the kind under which the ledger keeps them."""
-    return {service.system: service for service in services.values() if hasattr(service, "system")}
+    """Those of the services that take tasks, by the name under which the ledger keeps their tasks. (By name, not by
+    kind: two facilities may both be asked through a Superfacility API.)"""
+    return {service.service: service for service in services.values() if hasattr(service, "system")}

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from sqlalchemy.engine import Connection
 
 from beamlines.spec import Asset, Spec
+from resources.errors import FacilityError
+from resources.ledger.leases import Pause
 from resources.ledger.scans import Scan
 from resources.ledger.steps import Step
 from resources.ledger.tasks import Task
@@ -36,11 +38,10 @@ class Done:
 
 @dataclass(frozen=True)
 class GoOn:
-    """A part of the step is done; the rest is due now, or at `at`."""
+    """A part of the step is done; the rest is due now."""
 
     write: Write = nothing
     why: str | None = None
-    at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,36 @@ class Refusal:
     outcome: NotDone
 
 
-Work = ByTask | ByHand | Refusal
+@dataclass(frozen=True)
+class Wait:
+    """A due scan for which nothing can be done until then; uses up no attempt."""
+
+    scan: Scan
+    until: datetime
+    why: str
+
+
+Work = ByTask | ByHand | Refusal | Wait
+
+
+class Rests(Protocol):
+    """Which services rest now. The answers stay the same while one `begin` and what follows from it is done."""
+
+    def of(self, service: str) -> Pause | None:
+        """Why and until when a service is not to be asked, or None."""
+        ...
+
+    def begin(self, error: FacilityError) -> Pause:
+        """A service has turned out not to work: let it rest."""
+        ...
 
 
 class Family(Protocol):
     spec: Spec
     asset: Asset
 
-    def begin(self, due: Sequence[tuple[Step, Scan]], resting: Callable[[str], str | None]) -> list[Work]:
-        """What to do for these scans. `resting(service)` is why a service cannot be asked now, or None. Blocks."""
+    def begin(self, due: Sequence[tuple[Step, Scan]], rests: Rests) -> list[Work]:
+        """What to do for these scans. Blocks."""
         ...
 
     def collect(self, task: Task, scans: Sequence[tuple[Step, Scan]]) -> dict[int, Outcome]:

@@ -7,16 +7,18 @@ has arrived counts. Nothing is ever written over content that the ledger does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import dagster as dg
 from sqlalchemy.engine import Connection
 
-from als_assets.family import ByTask, Done, NotDone, Outcome, Refusal, Work
+from als_assets.family import ByTask, Done, GoOn, NotDone, Outcome, Refusal, Rests, Wait, Work
 from beamlines.policy import retry
 from beamlines.spec import Asset, Spec
+from resources.errors import NotFound, Refused
 from resources.ledger import Ledger, scans, tasks
 from resources.ledger.scans import File, Listed, Scan
 from resources.ledger.steps import Step
@@ -29,6 +31,18 @@ DEADLINE_S = 3 * 24 * 3600
 VERIFIED = "globus-checksum"
 
 
+@dataclass
+class Ended:
+    """A task that has ended: what it was asked for (paths on the collection), what arrived, what the destination lists
+    of that (by path relative to the place), and the folders there that may not be looked into."""
+
+    task: Task
+    asked: set[str]
+    arrived: set[str] = field(default_factory=set)
+    there: dict[str, Listed] = field(default_factory=dict)
+    closed: dict[str, str] = field(default_factory=dict)
+
+
 class CopyFamily:
     """The copies of a beamline's scans in one place."""
 
@@ -38,27 +52,31 @@ class CopyFamily:
         self.spec, self.asset, self.copy = spec, asset, asset.copy_to
         self.ledger, self.globus, self.source, self.target = ledger, globus, source, target
 
-    def begin(self, due: Sequence[tuple[Step, Scan]], resting: Callable[[str], str | None]) -> list[Work]:
+    def begin(self, due: Sequence[tuple[Step, Scan]], rests: Rests) -> list[Work]:
         """One task for many scans; a scan that failed in company is tried in smaller company, in the end alone."""
+        rest = rests.of(self.globus.service)
+        if rest is not None:  # the destination cannot be looked at, so nothing may be written there
+            why = f"waits for {rest.service} until {rest.until:%H:%M:%S} UTC: {rest.reason}"
+            return [Wait(scan, rest.until, why) for _, scan in due]
         lacking = {scan.id: self._lacking(scan) for _, scan in due}
-        with self.ledger.read() as tx:
-            tried = {scan.id for _, scan in due if self._tried(tx, scan.id)}
-        paths = [file.path for _, scan in due if scan.id not in tried for file in lacking[scan.id]]
-        foreign: dict[str, Listed] = {}
-        if paths and resting(self.globus.service) is None:
-            foreign = self.target.sizes(paths)
+        with self.ledger.read() as tx:  # what is at the place of a copy that we have tried to write is ours
+            tried = tasks.tried(tx, self.asset.name, [scan.id for _, scan in due])
+        there, closed = self._look([f.path for _, scan in due if scan.id not in tried for f in lacking[scan.id]])
         works: list[Work] = []
-        blocks: dict[int, list[tuple[Step, Scan]]] = {}
+        blocks: dict[int, list[Scan]] = {}
         for step, scan in due:
-            taken = [file.path for file in lacking[scan.id] if scan.id not in tried and file.path in foreign]
+            paths = [] if scan.id in tried else [file.path for file in lacking[scan.id]]
+            taken = [path for path in paths if path in there]
             if taken:
                 works.append(Refusal(scan, self._taken(scan, taken[0])))
+            elif any(folder_of(path) in closed for path in paths):
+                works.append(Refusal(scan, self._closed(scan, closed[folder_of(scan.path)])))
             else:
-                blocks.setdefault(step.attempt, []).append((step, scan))
+                blocks.setdefault(step.attempt, []).append(scan)
         for attempt, members in blocks.items():
             size = retry.company(attempt, MOST_SCANS)
             for start in range(0, len(members), size):
-                block = [scan for _, scan in members[start : start + size]]
+                block = members[start : start + size]
                 files = [file for scan in block for file in lacking[scan.id]]
                 works.append(ByTask("copy", self.globus, block, attempt, self._request(files)))
         return works
@@ -70,17 +88,37 @@ class CopyFamily:
             proven = scans.evidence_in(tx, scan.id, self.copy.place)
         return [file for file in files if file.id not in proven] or files
 
-    def _tried(self, tx: Connection, scan_id: int) -> bool:
-        """Has a task of ours been asked to write this copy? Then what is there is ours."""
-        return any(task.asset == self.asset.name for task in tasks.of_scan(tx, scan_id))
+    def _look(self, paths: Iterable[str]) -> tuple[dict[str, Listed], dict[str, str]]:
+        """What is at the destination of these paths; and folder -> why, for those that may not be looked into."""
+        folders: dict[str, list[str]] = {}
+        for path in paths:
+            folders.setdefault(folder_of(path), []).append(path)
+        there: dict[str, Listed] = {}
+        closed: dict[str, str] = {}
+        for folder, group in folders.items():
+            try:
+                there |= self.target.sizes(group)
+            except Refused as error:
+                closed[folder] = error.reason
+        return there, closed
 
     def _taken(self, scan: Scan, path: str) -> NotDone:
         return NotDone(
-            f"{scan.key}: {self.target.name} already has a file {self.target.absolute(path)} that this platform did "
-            f"not write; it was left as it is, and the scan was not copied.",
+            f"{self._question(scan)} {self.target.absolute(path)} that this platform did not write; it was left as it "
+            "is, and the scan was not copied.",
             "compare the two files; move the one at the destination away, then materialize this partition again.",
             transient=False,
             question=True,
+        )
+
+    def _question(self, scan: Scan) -> str:
+        return f"{scan.key}: {self.target.name} already has a file"
+
+    def _closed(self, scan: Scan, reason: str) -> NotDone:
+        return NotDone(
+            f"{scan.key}: its folder at {self.target.name} cannot be looked at: {reason.rstrip('.')}.",
+            advice("PERMISSION_DENIED"),
+            transient=False,
         )
 
     def _request(self, files: Sequence[File]) -> Callable[[str], Mapping[str, Any]]:
@@ -108,52 +146,63 @@ class CopyFamily:
 
     def collect(self, task: Task, pairs: Sequence[tuple[Step, Scan]]) -> dict[int, Outcome]:
         """Read from the service, file by file, what has arrived, and compare it with what the destination lists."""
-        arrived: set[str] = set()
+        ended = Ended(task, {item["destination_path"] for item in task.request["items"]})
         if task.external_id:
-            arrived = {destination for _, destination in self.globus.successful_files(task.external_id)}
+            try:
+                ended.arrived = {destination for _, destination in self.globus.successful_files(task.external_id)}
+            except NotFound:  # Globus forgets tasks after 30 days: then nothing of it is proven
+                pass
         with self.ledger.read() as tx:
             files = scans.files_of(tx, [scan.id for _, scan in pairs])
-        asked = {item["destination_path"] for item in task.request["items"]}
-        whole = task.state == TaskState.SUCCEEDED
-        wanted = [f.path for group in files.values() for f in group if self.target.absolute(f.path) in asked]
-        there = self.target.sizes(wanted)
-        return {
-            scan.id: self._outcome(task, scan, [f for f in files[scan.id] if f.path in wanted], arrived, there, whole)
-            for _, scan in pairs
-        }
+            proven = {scan.id: scans.evidence_in(tx, scan.id, self.copy.place) for _, scan in pairs}
+        asked = {f.path for group in files.values() for f in group if self.target.absolute(f.path) in ended.asked}
+        ended.there, ended.closed = self._look(
+            path for path in sorted(asked) if self.target.absolute(path) in ended.arrived
+        )
+        out: dict[int, Outcome] = {}
+        for _, scan in pairs:
+            mine = [f for f in files[scan.id] if f.path in asked]
+            late = any(f.path not in asked and f.id not in proven[scan.id] for f in files[scan.id])
+            out[scan.id] = self._outcome(ended, scan, mine, late)
+        return out
 
-    def _outcome(
-        self,
-        task: Task,
-        scan: Scan,
-        files: Sequence[File],
-        arrived: set[str],
-        there: Mapping[str, Listed],
-        whole: bool,
-    ) -> Outcome:
-        leg = f"{scan.key}: copy from {self.source.name} to {self.target.name} by Globus task {task.external_id}"
+    def _outcome(self, ended: Ended, scan: Scan, files: Sequence[File], late: bool) -> Outcome:
+        task = ended.task
+        by = f" by Globus task {task.external_id}" if task.external_id else ""
+        leg = f"{scan.key}: copy from {self.source.name} to {self.target.name}{by}"
         for file in files:
-            if self.target.absolute(file.path) not in arrived:
+            path = self.target.absolute(file.path)
+            if path not in ended.arrived:
+                if task.state == TaskState.SUCCEEDED:
+                    return NotDone(
+                        f"{leg} failed: the task succeeded without saying that it transferred {file.path}.",
+                        advice(None),
+                    )
                 reason = task.reason or f"the task ended as {task.native}"
-                if whole:
-                    reason = f"the task succeeded without saying that it transferred {file.path}"
-                return NotDone(f"{leg} failed: {reason}.", advice(task.code), bool(task.transient) or whole)
-            found = there.get(file.path)
+                # in company it may be the fault of another scan: it is tried again with fewer, in the end alone
+                transient = bool(task.transient) or len(ended.asked) > len(files)
+                return NotDone(f"{leg} failed: {reason.rstrip('.')}.", advice(task.code), transient)
+            if folder_of(file.path) in ended.closed:
+                return self._closed(scan, ended.closed[folder_of(file.path)])
+            found = ended.there.get(file.path)
             if found is None or found.bytes != file.bytes:
                 size = "is not there" if found is None else f"has {found.bytes} bytes"
                 return NotDone(
-                    f"{leg}: {self.target.absolute(file.path)} {size}, the scan's file has {file.bytes} bytes.",
+                    f"{leg}: {path} {size}, the scan's file has {file.bytes} bytes.",
                     "see whether the file changed at the beamline after it had settled.",
+                    transient=found is None,
                 )
 
         def write(tx: Connection, now: datetime) -> None:
             copy_id = scans.keep_copy(tx, scan.id, self.copy.place, "present", root="")
             for file in files:
-                found = there[file.path]
+                found = ended.there[file.path]
                 scans.add_evidence(tx, copy_id, file.id, VERIFIED, None, found.bytes, found.mtime, now, task.id)
-            scans.verified(tx, copy_id, now)
+            scans.settle_question(tx, scan.id, self._question(scan), now)
+            if not late:
+                scans.verified(tx, copy_id, now)
 
-        return Done(write)
+        return GoOn(write, "a file has been added to the scan since") if late else Done(write)
 
     def act(self, step: Step, scan: Scan) -> Outcome:
         raise AssertionError("copies are made by tasks")
@@ -176,6 +225,10 @@ class CopyFamily:
                 out["transfer time (s)"] = round(seconds, 1)
             out["attempt"] = task.attempt
         return out
+
+
+def folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def link(url: str | None, text: str) -> Any:

@@ -16,11 +16,11 @@ import dagster as dg
 from sqlalchemy.engine import Connection
 
 from als_assets import jobs
-from als_assets.family import ByTask, Done, NotDone, Outcome, Work
+from als_assets.family import ByTask, Done, NotDone, Outcome, Rests, Work
 from als_assets.transfers import link
 from beamlines.policy.grouping import PRIMARY
 from beamlines.spec import Asset, Spec
-from resources.errors import NotFound
+from resources.errors import NotFound, Refused
 from resources.facilities import Place
 from resources.facilities import Work as Folders
 from resources.ledger import Ledger, products, scans, tasks
@@ -51,7 +51,7 @@ class XpcsFamily:
         self.ledger, self.compute, self.folders = ledger, compute, folders
         self.root = place.paths[self.analysis.facility]
 
-    def begin(self, due: Sequence[tuple[Step, Scan]], resting: Callable[[str], str | None]) -> list[Work]:
+    def begin(self, due: Sequence[tuple[Step, Scan]], rests: Rests) -> list[Work]:
         """One job per scan, so that a scan that fails or takes long holds no other."""
         return [ByTask("xpcs", self.compute, [scan], step.attempt, self._request(step, scan)) for step, scan in due]
 
@@ -83,17 +83,18 @@ class XpcsFamily:
         return {scan.id: self._outcome(task, step, scan, ended[scan.hash]) for step, scan in pairs}
 
     def _outcome(self, task: Task, step: Step, scan: Scan, ended: jobs.Ended) -> Outcome:
-        where = f"{scan.key}: {self.asset.name} at {self.compute.service} in job {task.external_id}"
+        job = f" in job {task.external_id}" if task.external_id else ""
+        where = f"{scan.key}: {self.asset.name} at {self.compute.service}{job}"
         if not ended.ok:
             code = "" if ended.exit is None else f" (exit {ended.exit})"
             return NotDone(
-                f"{where} failed{code}: {ended.message.rstrip('.')}.",
+                f"{where} failed{code}: {ended.message.rstrip('.') or 'it did not say why'}.",
                 ADVICE.get(ended.exit or 0, f"read the job's output in {task.request['job']['attempt_dir']}."),
                 jobs.transient(ended, task),
             )
         folder = self._folder(scan, step.revision)
         try:
-            summary = json.loads(self.compute.read(joined(folder, "summary.json"), jobs.MOST_BYTES))
+            summary = jobs.read_json(self.compute.read(joined(folder, "summary.json"), jobs.MOST_BYTES))
         except NotFound:
             return NotDone(
                 f"{where} ended well, but left no summary.json in {folder}.",
@@ -103,7 +104,7 @@ class XpcsFamily:
         for name, file in PREVIEWS.items():
             try:
                 png = self.compute.read(joined(folder, file), MOST_PREVIEW_BYTES)
-            except NotFound:  # a plot is a convenience; the numbers are there
+            except (NotFound, Refused):  # a plot is a convenience; the numbers are there
                 continue
             pngs[name] = png
 
@@ -124,7 +125,9 @@ class XpcsFamily:
         pngs = products.pngs(tx, product.id)
         out: dict[str, Any] = {"result": dg.MetadataValue.path(product.path or ""), "revision": product.revision}
         if "g2" in pngs and len(pngs["g2"]) <= INLINE_BYTES:
-            out["g2 plot"] = dg.MetadataValue.md(f"![g2](data:image/png;base64,{base64.b64encode(pngs['g2']).decode()})")
+            out["g2 plot"] = dg.MetadataValue.md(
+                f"![g2](data:image/png;base64,{base64.b64encode(pngs['g2']).decode()})"
+            )
         out |= numbers(values)
         table = g2_table(values)
         if table is not None:

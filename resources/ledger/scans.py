@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from beamlines.policy.grouping import PRIMARY, Group
 from beamlines.policy.names import hash_of, key_of
 from beamlines.policy.settled import Sighting
-from resources.ledger.schema import copies, evidence, files, scans, sightings
+from resources.ledger.schema import copies, evidence, files, refusals, scans, sightings
 from resources.ledger.steps import chunks
 
 
@@ -53,29 +53,42 @@ class Scan:
 
 @dataclass(frozen=True)
 class Known:
-    """A sighting as the ledger has it."""
+    """A sighting as the ledger has it. changed: it was another file when it was seen last."""
 
     sighting: Sighting
     scan_id: int | None
-    refused: str | None
+    changed: bool = False
+
+    def shows(self, entry: Listed) -> bool:
+        return (self.sighting.bytes, self.sighting.mtime) == (entry.bytes, entry.mtime)
+
+
+def remembered(tx: Connection, beamline: str, paths: Iterable[str]) -> dict[str, Known]:
+    """What is known of these files."""
+    out: dict[str, Known] = {}
+    for block in chunks(paths):
+        where = (sightings.c.beamline == beamline) & sightings.c.path.in_(block)
+        for row in tx.execute(sa.select(sightings).where(where)).mappings():
+            sighting = Sighting(
+                row["path"], row["bytes"], row["mtime"], row["first_seen"], row["unchanged_since"]
+            )  # fmt: skip
+            out[row["path"]] = Known(sighting, row["scan_id"])
+    return out
 
 
 def see(tx: Connection, beamline: str, listed: Iterable[Listed], now: datetime) -> dict[str, Known]:
     """Remember a listing; returns what is now known of each file in it. Writes only what is new or has changed."""
     entries = {entry.path: entry for entry in listed}
-    out: dict[str, Known] = {}
-    for block in chunks(entries):
-        where = (sightings.c.beamline == beamline) & sightings.c.path.in_(block)
-        for row in tx.execute(sa.select(sightings).where(where)).mappings():
-            entry = entries[row["path"]]
-            since = row["unchanged_since"]
-            if (row["bytes"], row["mtime"]) != (entry.bytes, entry.mtime):
-                since = now
-                changed = {"bytes": entry.bytes, "mtime": entry.mtime, "unchanged_since": now}
-                one = (sightings.c.beamline == beamline) & (sightings.c.path == entry.path)
-                tx.execute(sa.update(sightings).where(one).values(**changed))
-            sighting = Sighting(entry.path, entry.bytes, entry.mtime, row["first_seen"], since)
-            out[entry.path] = Known(sighting, row["scan_id"], row["refused"])
+    out = remembered(tx, beamline, entries)
+    for path, known in list(out.items()):
+        entry = entries[path]
+        if known.shows(entry):
+            continue
+        changed = {"bytes": entry.bytes, "mtime": entry.mtime, "unchanged_since": now}
+        one = (sightings.c.beamline == beamline) & (sightings.c.path == path)
+        tx.execute(sa.update(sightings).where(one).values(**changed))
+        sighting = Sighting(path, entry.bytes, entry.mtime, known.sighting.first_seen, now)
+        out[path] = Known(sighting, known.scan_id, changed=True)
     new = [entry for path, entry in entries.items() if path not in out]
     for rows in chunks(new):
         values = [
@@ -83,15 +96,31 @@ def see(tx: Connection, beamline: str, listed: Iterable[Listed], now: datetime) 
         ]
         tx.execute(sa.insert(sightings), [{**v, "unchanged_since": now} for v in values])
     for e in new:
-        out[e.path] = Known(Sighting(e.path, e.bytes, e.mtime, now, now), None, None)
+        out[e.path] = Known(Sighting(e.path, e.bytes, e.mtime, now, now), None)
     return out
 
 
-def refuse(tx: Connection, beamline: str, path: str, why: str) -> bool:
-    """Write down that a file cannot become a scan; True when that is news."""
-    one = (sightings.c.beamline == beamline) & (sightings.c.path == path)
-    news = sightings.c.refused.is_distinct_from(why)
-    return bool(tx.execute(sa.update(sightings).where(one, news).values(refused=why)).rowcount)
+def refused(tx: Connection, beamline: str) -> dict[str, str]:
+    """The names of files that cannot become scans (as ASCII literals) -> why."""
+    query = sa.select(refusals.c.name, refusals.c.why).where(refusals.c.beamline == beamline)
+    return {name: why for name, why in tx.execute(query.order_by(refusals.c.name))}
+
+
+def refuse(tx: Connection, beamline: str, names: Mapping[str, str], now: datetime) -> list[str]:
+    """Write down which files cannot become scans, and why; returns the names for which that is news."""
+    known: dict[str, str] = {}
+    for block in chunks(names):
+        where = (refusals.c.beamline == beamline) & refusals.c.name.in_(block)
+        known |= {name: why for name, why in tx.execute(sa.select(refusals.c.name, refusals.c.why).where(where))}
+    news = [name for name, why in names.items() if known.get(name) != why]
+    for name in news:
+        if name in known:
+            one = (refusals.c.beamline == beamline) & (refusals.c.name == name)
+            tx.execute(sa.update(refusals).where(one).values(why=names[name]))
+        else:
+            values = {"beamline": beamline, "name": name, "why": names[name], "first_seen": now}
+            tx.execute(sa.insert(refusals).values(**values))
+    return news
 
 
 def register(tx: Connection, beamline: str, place: str, group: Group, seen: Mapping[str, Known], now: datetime) -> int:
@@ -118,6 +147,8 @@ def register(tx: Connection, beamline: str, place: str, group: Group, seen: Mapp
     copy_id = keep_copy(tx, scan_id, place, "present", root="")
     there = {path for (path,) in tx.execute(sa.select(files.c.path).where(files.c.scan_id == scan_id))}
     for role, path in group.files.items():
+        one = (sightings.c.beamline == beamline) & (sightings.c.path == path)
+        tx.execute(sa.update(sightings).where(one).values(scan_id=scan_id))
         if path in there:
             continue
         sighting = seen[path].sighting
@@ -126,8 +157,6 @@ def register(tx: Connection, beamline: str, place: str, group: Group, seen: Mapp
         )
         file_id = int((result.inserted_primary_key or [0])[0])
         add_evidence(tx, copy_id, file_id, "listing", None, sighting.bytes, sighting.mtime, now, None)
-        one = (sightings.c.beamline == beamline) & (sightings.c.path == path)
-        tx.execute(sa.update(sightings).where(one).values(scan_id=scan_id))
     return scan_id
 
 
@@ -233,6 +262,12 @@ def announced(tx: Connection, scan_ids: Collection[int], now: datetime) -> None:
     for block in chunks(scan_ids):
         where = scans.c.id.in_(block) & scans.c.announced_at.is_(None)
         tx.execute(sa.update(scans).where(where).values(announced_at=now))
+
+
+def settle_question(tx: Connection, scan_id: int, beginning: str, now: datetime) -> bool:
+    """The question that begins like this has been answered by what has come true since."""
+    where = (scans.c.id == scan_id) & scans.c.question.startswith(beginning, autoescape=True)
+    return bool(tx.execute(sa.update(scans).where(where).values(question=None, changed_at=now)).rowcount)
 
 
 def ask_person(tx: Connection, scan_id: int, question: str, now: datetime) -> bool:

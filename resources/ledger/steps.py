@@ -191,14 +191,14 @@ def block(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> 
 
 
 def start(tx: Connection, scan_ids: Sequence[int], asset: str, task_id: int, now: datetime) -> int:
-    """due → in_flight with this task. The caller rolls back unless every one of them came along."""
-    values = {"state": IN_FLIGHT, "task_id": task_id, "next_try": None, "why": None}
-    return _move(tx, scan_ids, asset, [DUE], now, steps.c.next_try <= now, **values)
+    """due (or abandoned) → in_flight with this task. The caller rolls back unless every one of them came along."""
+    values = {"state": IN_FLIGHT, "task_id": task_id, "next_try": None, "why": None, "dirty": False}
+    return _move(tx, scan_ids, asset, [DUE, WORKING], now, steps.c.next_try <= now, **values)
 
 
 def claim(tx: Connection, scan_id: int, asset: str, until: datetime, now: datetime) -> bool:
     """due (or abandoned) → working, until then ours alone."""
-    values = {"state": WORKING, "next_try": until, "why": None}
+    values = {"state": WORKING, "next_try": until, "why": None, "dirty": False}
     return bool(_move(tx, [scan_id], asset, [DUE, WORKING], now, steps.c.next_try <= now, **values))
 
 
@@ -211,6 +211,20 @@ def land(tx: Connection, task_id: int, asset: str, scan_ids: Sequence[int], now:
 def put_off(tx: Connection, scan_ids: Sequence[int], asset: str, until: datetime, why: str, now: datetime) -> int:
     """Not now, and not its fault: no attempt is used up (an outage, a full queue)."""
     return _move(tx, scan_ids, asset, [DUE, WORKING], now, state=DUE, next_try=until, why=why)
+
+
+def unchanged(tx: Connection, step: Step, now: datetime) -> bool:
+    """Is the step still as it was read? Holds it so until the transaction ends: what came of a step is written down
+    only by whoever it belonged to, never by a run that was overtaken."""
+    same = (steps.c.attempt == step.attempt, steps.c.task_id.is_not_distinct_from(step.task_id))
+    if step.state == WORKING:  # held by whoever claimed it until then
+        same += (steps.c.next_try == step.next_try,)
+    return bool(_move(tx, [step.scan_id], step.asset, [step.state], now, *same))
+
+
+def look_again(tx: Connection, scan_id: int, asset: str, at: datetime, why: str, now: datetime) -> bool:
+    """landed → landed, to be read once more at `at`: reading it met a bug, and the task need not be done again."""
+    return bool(_move(tx, [scan_id], asset, [LANDED], now, next_try=at, why=why, attempt=steps.c.attempt + 1))
 
 
 def put_off_landed(

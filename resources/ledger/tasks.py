@@ -17,6 +17,10 @@ from resources.tasks import TaskState, TaskStatus
 INTENDED = "intended"
 
 
+class Faster(Exception):
+    """Another run has begun work for one of these scans."""
+
+
 @dataclass(frozen=True)
 class Task:
     id: int
@@ -63,7 +67,7 @@ def intend(
     attempt: int,
     scan_ids: Sequence[int],
 ) -> int:
-    """Write down what is about to be asked for, and put its steps in flight. All of them, or (ValueError) none: then
+    """Write down what is about to be asked for, and put its steps in flight. All of them, or (Faster) none: then
     another run was faster for at least one, and the caller's transaction must not be committed."""
     result = tx.execute(
         sa.insert(tasks).values(
@@ -83,7 +87,7 @@ def intend(
     task_id = int((result.inserted_primary_key or [0])[0])
     tx.execute(sa.insert(task_scans), [{"task_id": task_id, "scan_id": s} for s in scan_ids])
     if steps.start(tx, scan_ids, asset, task_id, now) != len(scan_ids):
-        raise ValueError("another run was faster")
+        raise Faster("another run was faster")
     return task_id
 
 
@@ -105,6 +109,19 @@ def live(tx: Connection, service: str) -> list[Task]:
 def of_scan(tx: Connection, scan_id: int) -> list[Task]:
     mine = sa.select(task_scans.c.task_id).where(task_scans.c.scan_id == scan_id)
     return _tasks(tx, sa.select(tasks).where(tasks.c.id.in_(mine)).order_by(tasks.c.id))
+
+
+def tried(tx: Connection, asset: str, scan_ids: Collection[int]) -> set[int]:
+    """Those of the scans for which a task of this asset has been sent, or may have been."""
+    out: set[int] = set()
+    for block in steps.chunks(scan_ids):
+        query = (
+            sa.select(task_scans.c.scan_id)
+            .join_from(task_scans, tasks, tasks.c.id == task_scans.c.task_id)
+            .where(task_scans.c.scan_id.in_(block), tasks.c.asset == asset, tasks.c.tried_at.is_not(None))
+        )
+        out |= set(tx.execute(query).scalars())
+    return out
 
 
 def scans_of(tx: Connection, task_id: int) -> list[tuple[int, str]]:
