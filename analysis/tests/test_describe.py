@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 import pytest
 from als_analysis import describe
-from als_analysis.xpcs.simulate import Movie, write_movie
+from als_analysis.xpcs.movie_file import write_movie
+from als_analysis.xpcs.simulate import Movie
 
 
 def _describe(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any]) -> int:

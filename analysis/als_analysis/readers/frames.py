@@ -79,6 +79,10 @@ def open_frames(path: Path, layout: Layout) -> FrameSource:
         from als_analysis.readers.hdf5 import Hdf5Frames
 
         return Hdf5Frames(path, layout)
+    if layout.reader == "imm":
+        from als_analysis.readers.imm import ImmFrames
+
+        return ImmFrames(path, layout)
     raise BadArguments(f"{path}: layout {layout.name} names the reader {layout.reader!r}, which cannot give frames")
 
 

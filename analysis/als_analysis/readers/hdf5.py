@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -83,26 +84,13 @@ class Hdf5Frames:
         workers.share(work, len(fetched))
 
     def metadata(self) -> tuple[dict[str, Quantity], list[str]]:
-        found: dict[str, Quantity] = {}
-        missing: list[str] = []
         beside = self.layout.companion(self.path, self.layout.metadata_file)
         other = open_hdf5(beside) if beside is not None and beside.exists() else None
         try:
-            fields = dict(self.layout.metadata)
-            if self.layout.frame_time is not None:
-                fields["frame_time"] = self.layout.frame_time
-            for name, field in fields.items():
-                quantity = _quantity(other if other is not None else self.file, field)
-                if quantity is None and other is not None:
-                    quantity = _quantity(self.file, field)
-                if quantity is None:
-                    missing.append(f"{name}: {field.path}")
-                else:
-                    found[name] = quantity
+            return read_fields(self.layout.all_fields(), [self.file] if other is None else [other, self.file])
         finally:
             if other is not None:
                 other.close()
-        return found, missing
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -172,6 +160,19 @@ def inventory(file: h5py.File) -> str:
 
 def _describe(dataset: h5py.Dataset) -> str:
     return f"{tuple(dataset.shape) if dataset.shape is not None else 'empty'} {dataset.dtype}"
+
+
+def read_fields(fields: Mapping[str, Field], files: list[h5py.File]) -> tuple[dict[str, Quantity], list[str]]:
+    """The fields, each from the first file that has it, and for what none has its name with the path."""
+    found: dict[str, Quantity] = {}
+    missing: list[str] = []
+    for name, field in fields.items():
+        quantity = next((q for q in (_quantity(file, field) for file in files) if q is not None), None)
+        if quantity is None:
+            missing.append(f"{name}: {field.path}")
+        else:
+            found[name] = quantity
+    return found, missing
 
 
 def _quantity(file: h5py.File, field: Field) -> Quantity | None:

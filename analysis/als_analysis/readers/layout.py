@@ -58,6 +58,10 @@ class Layout:
     metadata_file: str | None = None
     metadata: Mapping[str, Field] = field(default_factory=dict)
 
+    def all_fields(self) -> dict[str, Field]:
+        """The metadata's fields and the frame time."""
+        return dict(self.metadata) | ({"frame_time": self.frame_time} if self.frame_time is not None else {})
+
     def companion(self, raw: Path, pattern: str | None) -> Path | None:
         """The companion file that `pattern` names for this raw file (it need not exist), or None without a pattern."""
         return raw.with_name(pattern.replace("{stem}", raw.stem)) if pattern else None
@@ -83,6 +87,11 @@ def load_layout(spec: str | Path | Mapping[str, Any] | None = None) -> Layout:
         names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.json")))
         raise BadArguments(f"{text}: neither a shipped layout ({names}) nor a readable file: {error}") from error
     return _parse(_decode(content, str(path)), path.stem)
+
+
+def layout_for(raw: Path, spec: str | Path | Mapping[str, Any] | None) -> Layout:
+    """The layout that was asked for, or the one that a file's suffix suggests: `.imm` is 8-ID's older format."""
+    return load_layout("imm" if spec is None and raw.suffix.lower() == ".imm" else spec)
 
 
 def _decode(text: str, where: str) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from als_analysis.failure import OutOfMemory, QMapError, RawFileError
+from als_analysis import __version__
+from als_analysis.failure import OutOfMemory, Preempted, QMapError, RawFileError
 from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
 from als_analysis.workers import Workers, available_cores
+from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
 from als_analysis.xpcs.fits import Fit, fit_bins
 from als_analysis.xpcs.multitau import Correlator, Pixels, State, arrange, lags_for
 from als_analysis.xpcs.observe import Observer
@@ -37,13 +38,16 @@ def correlate(
     options: Options | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    out: Path | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Result:
-    """Correlate the frames of `source` over the bins of `qmap`.
+    """Correlate the frames of `source` over the bins of `qmap` in one pass (multi-tau; two-time maps come at writing).
 
     Frames are divided by their mean over the used pixels unless `frame_norm` is off (a mean that is not above 0 does
-    not divide). A pixel with a value that is not finite in any processed frame is left out. Raises `QMapError` (another
-    shape than the frames', nothing left), `RawFileError`, `MetadataMissing` (no frame time), `BadArguments`,
-    `OutOfMemory`.
+    not divide). A pixel with a value that is not finite in any processed frame is left out. With `out` and `stop` a run
+    that is told to stop leaves a checkpoint beside `out`, from which the next call goes on to the same bits. Raises
+    `QMapError` (another shape than the frames', nothing left), `RawFileError`, `MetadataMissing` (no frame time),
+    `BadArguments`, `OutOfMemory`, `Preempted`.
     """
     options = options or Options()
     if qmap.shape != source.shape[1:]:
@@ -53,13 +57,16 @@ def correlate(
     frames = options.processed(source.shape[0])
     pixels = pixels_of(qmap)
     with Workers(threads or available_cores()) as workers:
-        correlator = Correlator(frames, pixels, workers)
         observer = Observer(source.shape[1:], frames, pixels, min(SEGMENTS, frames), _block_type(source, options))
-        multitau = _stream(source, options, correlator, observer, workers, progress)
-        alive = correlator.alive()
+        correlator = Correlator(frames, pixels, workers) if options.kind != "twotime" else None
+        run = _Run(source, options, correlator, observer, workers)
+        if out is not None and stop is not None:
+            run.checkpoint = Checkpoint(out, run.identity(qmap))
+        multitau = run.through(progress, stop)
+        alive = correlator.alive() if correlator is not None else observer.known[pixels.used] == frames
         if not alive.any():
             raise RawFileError(f"{source.path}: every used pixel has a frame without a finite value")
-        if options.save_g2:
+        if options.save_g2 and correlator is not None and multitau is not None:
             multitau.maps = correlator.maps(source.shape[1:])
     mean_2d = observer.mean_2d()
     scattering = Scattering(
@@ -81,6 +88,110 @@ def correlate(
     )
 
 
+class _Run:
+    """One pass over the frames; all that it knows after a block can be kept and taken up again."""
+
+    def __init__(
+        self, source: FrameSource, options: Options, correlator: Correlator | None, observer: Observer, workers: Workers
+    ) -> None:
+        self.source, self.options, self.correlator, self.observer, self.workers = (
+            source,
+            options,
+            correlator,
+            observer,
+            workers,
+        )
+        self.checkpoint: Checkpoint | None = None
+        frames = observer.frames
+        count = options.partials
+        self.cuts = [frames * i // count for i in range(1, count + 1)] if count > 1 else []
+        block = _block_frames(source, options, frames, observer.pixels)
+        self.edges = block_edges(frames, block, {*observer.cuts, *self.cuts})
+        self.parts: list[tuple[Any, Any]] = []
+        self.mark: State | None = None
+
+    def identity(self, qmap: QMap) -> dict[str, Any]:
+        """What must be equal for a checkpoint to be of this run."""
+        status = self.source.path.stat()
+        return {
+            "raw": str(self.source.path),
+            "bytes": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "qmap": qmap.hash,
+            "mask": int(qmap.mask.sum()),
+            "options": asdict(self.options),
+            "edges": self.edges,
+            "version": __version__,
+            "layout": str(self.source.layout),
+        }
+
+    def through(self, progress: Progress | None, stop: Callable[[], bool] | None) -> Multitau | None:
+        """Take all frames in, and give g2 with its parts."""
+        begin = self._restore()
+        frames = self.observer.frames
+        for start, raw in blocks(self.source, self.options, self.edges[self.edges.index(begin) :], self.workers):
+            self._take(raw)
+            done = start + len(raw)
+            if progress is not None:
+                progress(done, frames)
+            if stop is not None and stop() and done < frames:
+                if self.checkpoint is not None:
+                    self.checkpoint.save(self._snapshot())
+                raise Preempted(
+                    f"{self.source.path}: stopped after frame {done} of {frames}; the same command goes on there"
+                )
+        if self.correlator is None:
+            return None
+        multitau = Multitau(self.correlator.lags, *self.correlator.g2())
+        if self.parts:
+            multitau.partial = np.array([part[0] for part in self.parts])
+            multitau.partial_err = np.array([part[1] for part in self.parts])
+            starts = [0, *self.cuts[:-1]]
+            multitau.partial_labels = [f"frames {a} to {b - 1}" for a, b in zip(starts, self.cuts, strict=True)]
+        return multitau
+
+    def _take(self, raw: NDArray[Any]) -> None:
+        mean = self.observer.add(raw, self.workers)
+        if self.correlator is None:
+            return
+        scale = np.ones(len(raw), dtype=np.float32)
+        if self.options.frame_norm:
+            np.divide(1.0, mean, out=scale, where=mean > 0, casting="unsafe")
+        self.correlator.add(raw, scale)
+        if self.observer.done in self.cuts:
+            self.parts.append(self.correlator.g2(self.mark))
+            self.mark = self.correlator.state.mark() if self.observer.done < self.observer.frames else None
+
+    def _snapshot(self) -> Arrays:
+        arrays = {f"observer_{k}": v for k, v in self.observer.snapshot().items()}
+        for name, state in (("state", self.correlator.state if self.correlator else None), ("mark", self.mark)):
+            if state is not None:
+                arrays |= {f"{name}_{key}": getattr(state, key) for key in _STATE}
+                arrays[f"{name}_frames"] = np.array(state.frames)
+        if self.parts:
+            arrays["parts"] = np.array(self.parts)
+        return arrays
+
+    def _restore(self) -> int:
+        stored = self.checkpoint.load() if self.checkpoint is not None else None
+        if stored is None:
+            return 0
+        self.observer.restore({k.removeprefix("observer_"): v for k, v in stored.items() if k.startswith("observer_")})
+        if self.correlator is not None:
+            self.correlator.state = _state(stored, "state")
+        self.mark = _state(stored, "mark") if "mark_frames" in stored else None
+        self.parts = [(part[0], part[1]) for part in stored.get("parts", ())]
+        return self.observer.done
+
+
+_STATE = ("sums", "recent", "first", "odd", "total")
+
+
+def _state(stored: Arrays, name: str) -> State:
+    sums, recent, first, odd, total = (stored[f"{name}_{key}"] for key in _STATE)
+    return State(sums, recent, first, odd, total, int(stored[f"{name}_frames"]))
+
+
 def pixels_of(qmap: QMap) -> Pixels:
     """The used pixels of a q-map, in the order of the frame, with their non-empty bins numbered from 0."""
     used = qmap.used().astype(np.int64)
@@ -96,41 +207,6 @@ def _renumbered(bins: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Bin numbers without gaps, from 0, in their order."""
     number = np.cumsum(np.bincount(bins) > 0) - 1
     return np.asarray(number[bins], dtype=np.int64)
-
-
-def _stream(
-    source: FrameSource,
-    options: Options,
-    correlator: Correlator,
-    observer: Observer,
-    workers: Workers,
-    progress: Progress | None,
-) -> Multitau:
-    frames, pixels = observer.frames, observer.pixels
-    partial_cuts = [frames * i // options.partials for i in range(1, options.partials + 1)]
-    edges = block_edges(frames, _block_frames(source, options, frames, pixels), {*observer.cuts, *partial_cuts})
-    parts: list[tuple[Any, Any]] = []
-    mark: State | None = None
-    for start, raw in blocks(source, options, edges, workers):
-        mean = observer.add(raw, workers)
-        scale = np.ones(len(raw), dtype=np.float32)
-        if options.frame_norm:
-            np.divide(1.0, mean, out=scale, where=mean > 0, casting="unsafe")
-        correlator.add(raw, scale)
-        done = start + len(raw)
-        if options.partials > 1 and done in partial_cuts:
-            parts.append(correlator.g2(mark))
-            mark = correlator.state.mark() if done < frames else None
-        if progress is not None:
-            progress(done, frames)
-    g2, error = correlator.g2()
-    multitau = Multitau(correlator.lags, g2, error)
-    if parts:
-        multitau.partial = np.array([part[0] for part in parts])
-        multitau.partial_err = np.array([part[1] for part in parts])
-        starts = [0, *partial_cuts[:-1]]
-        multitau.partial_labels = [f"frames {a} to {b - 1}" for a, b in zip(starts, partial_cuts, strict=True)]
-    return multitau
 
 
 def _block_type(source: FrameSource, options: Options) -> np.dtype[Any]:
@@ -205,6 +281,6 @@ def summary_of(result: Result, out: Path, qc: dict[str, Any], extra: dict[str, A
         "qc": qc,
         "frames": len(result.scattering.intensity_vs_time),
         "result": str(out),
-        "finished_at": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **extra,
     }

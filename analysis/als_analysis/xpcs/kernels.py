@@ -23,20 +23,20 @@ SUMMED_LEVEL = 3
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _jit(function: _F) -> _F:
+def compiled(function: _F) -> _F:
     compiler: Any = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-    compiled: _F = compiler(function)
-    return compiled
+    faster: _F = compiler(function)
+    return faster
 
 
-def _jit_sums(function: _F) -> _F:
+def compiled_sums(function: _F) -> _F:
     # a sum in another order, the same for every run: nothing else becomes vectors here
     compiler: Any = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")
-    compiled: _F = compiler(function)
-    return compiled
+    faster: _F = compiler(function)
+    return faster
 
 
-@_jit
+@compiled
 def add_levels(x: Any, n: int, level: int, seen: Any, sums: Any, recent: Any, first: Any, odd: Any, total: Any) -> None:
     """Take n new rows of one tile through `level` and all levels above; `seen` (levels,) counts samples before.
 
@@ -76,25 +76,25 @@ def add_levels(x: Any, n: int, level: int, seen: Any, sums: Any, recent: Any, fi
         level += 1
 
 
-@_jit
+@compiled
 def _copy(source: Any, target: Any) -> None:
     for p in range(LANES):
         target[p] = source[p]
 
 
-@_jit
+@compiled
 def _add(source: Any, target: Any) -> None:
     for p in range(LANES):
         target[p] += np.float64(source[p])
 
 
-@_jit
+@compiled
 def _mean(one: Any, other: Any, target: Any) -> None:
     for p in range(LANES):
         target[p] = np.float32(0.5) * (one[p] + other[p])
 
 
-@_jit
+@compiled
 def _halve(flat: Any, start: int, made: int, pairs: int) -> None:
     # unsigned, so that no index can count from the end: such a test would keep the loop from becoming vectors
     one = np.uint64(start * LANES)
@@ -107,13 +107,13 @@ def _halve(flat: Any, start: int, made: int, pairs: int) -> None:
         target += width
 
 
-@_jit
+@compiled
 def _scaled(source: Any, factor: Any, target: Any) -> None:
     for p in range(len(source)):
         target[p] = np.float32(source[p]) * factor
 
 
-@_jit
+@compiled
 def add_windows(
     raw: Any,
     scale: Any,
@@ -148,7 +148,7 @@ def add_windows(
         add_levels(x, n, 0, seen, sums[tile], recent[tile], first[tile], odd[tile], total[tile])
 
 
-@_jit
+@compiled
 def add_gathered(
     raw: Any,
     scale: Any,
@@ -179,7 +179,7 @@ def add_gathered(
         add_levels(x, n, 0, seen, sums[tile], recent[tile], first[tile], odd[tile], total[tile])
 
 
-@_jit
+@compiled
 def frame_means(raw: Any, runs: Any, begin: int, end: int, mean: Any) -> None:
     """Mean of frames begin … end of `raw` (n, H * W) over the pixels in `runs` (m, 2: from, to), NaN left out."""
     for t in range(begin, end):
@@ -192,7 +192,7 @@ def frame_means(raw: Any, runs: Any, begin: int, end: int, mean: Any) -> None:
         mean[t] = total / count if count > 0 else np.nan
 
 
-@_jit
+@compiled
 def whole_frame_means(raw: Any, runs: Any, begin: int, end: int, mean: Any) -> None:
     """As `frame_means`, for whole numbers: exact sums, in vector instructions."""
     for t in range(begin, end):
@@ -204,7 +204,7 @@ def whole_frame_means(raw: Any, runs: Any, begin: int, end: int, mean: Any) -> N
         mean[t] = total / count if count > 0 else np.nan
 
 
-@_jit
+@compiled
 def _finite_sum(row: Any) -> tuple[float, int]:
     total = 0.0
     known = 0
@@ -216,7 +216,7 @@ def _finite_sum(row: Any) -> tuple[float, int]:
     return total, known
 
 
-@_jit
+@compiled
 def _whole_sum(row: Any) -> Any:
     total: Any = 0
     for p in range(len(row)):
@@ -224,7 +224,7 @@ def _whole_sum(row: Any) -> Any:
     return total
 
 
-@_jit
+@compiled
 def add_frames(raw: Any, begin: int, end: int, total: Any, known: Any) -> None:
     """Add each pixel's finite values over the frames of `raw` (n, H * W) to `total`, and their number to `known`."""
     width = 512
@@ -241,7 +241,7 @@ def add_frames(raw: Any, begin: int, end: int, total: Any, known: Any) -> None:
             known[start + p] += count[p]
 
 
-@_jit
+@compiled
 def add_whole_frames(raw: Any, begin: int, end: int, total: Any, known: Any) -> None:
     """As `add_frames`, for whole numbers."""
     width = 1024
@@ -256,7 +256,7 @@ def add_whole_frames(raw: Any, begin: int, end: int, total: Any, known: Any) -> 
             known[start + p] += raw.shape[0]
 
 
-@_jit
+@compiled
 def _add_finite(row: Any, sums: Any, count: Any) -> None:
     for p in range(len(row)):
         value = np.float64(row[p])
@@ -265,13 +265,13 @@ def _add_finite(row: Any, sums: Any, count: Any) -> None:
         count[p] += 1 if good else 0
 
 
-@_jit
+@compiled
 def _add_whole(row: Any, sums: Any) -> None:
     for p in range(len(row)):
         sums[p] += np.int64(row[p])
 
 
-@_jit
+@compiled
 def level_totals(seen: Any, odd: Any, total: Any, out: Any) -> None:
     """Sum of all samples of each level of one tile, out (levels, LANES) f64, from the one level that was summed."""
     levels = out.shape[0]
@@ -287,7 +287,7 @@ def level_totals(seen: Any, odd: Any, total: Any, out: Any) -> None:
             )
 
 
-@_jit
+@compiled
 def level_zero_totals(seen: Any, odd: Any, total: Any, out: Any) -> None:
     """Sum of all frames per lane, out (T, LANES) f64."""
     totals = np.empty((odd.shape[1], LANES))
@@ -296,7 +296,7 @@ def level_zero_totals(seen: Any, odd: Any, total: Any, out: Any) -> None:
         out[tile] = totals[0]
 
 
-@_jit
+@compiled
 def _past_future(seen: Any, recent: Any, first: Any, odd: Any, total: Any, totals: Any, past: Any, future: Any) -> None:
     """Sums of the earlier and the later samples of all pairs so far, each (lags, LANES) f64, of one tile."""
     levels = recent.shape[0]
@@ -317,13 +317,13 @@ def _past_future(seen: Any, recent: Any, first: Any, odd: Any, total: Any, total
                 row += 1
 
 
-@_jit
+@compiled
 def _rest(whole: Any, part: Any, share: float, out: Any) -> None:
     for p in range(LANES):
         out[p] = (whole[p] - part[p]) * share
 
 
-@_jit
+@compiled
 def _pairs(seen: Any, row: int) -> Any:
     """Number of pairs of samples that a row of lags has."""
     if row < REACH:
@@ -333,7 +333,7 @@ def _pairs(seen: Any, row: int) -> Any:
     return max(0, seen[level] - step)
 
 
-@_jit_sums
+@compiled_sums
 def _bin_sums(product: Any, one: Any, other: Any, alive: Any, begin: int, end: int) -> Any:
     """Over lanes begin … end that are alive: sums of G2, IP, IF, their number; of those with a g2 the number, and the
     sums of (g2 - 1) and (g2 - 1)^2."""
@@ -353,7 +353,7 @@ def _bin_sums(product: Any, one: Any, other: Any, alive: Any, begin: int, end: i
     return a, b, c, n, m, u, v
 
 
-@_jit
+@compiled
 def reduce_tiles(
     begin: int,
     end: int,
@@ -422,7 +422,7 @@ def reduce_tiles(
                 start = stop
 
 
-@_jit
+@compiled
 def _difference(now: Any, before: Any, differ: bool, share: float, out: Any) -> None:
     if differ:
         for p in range(LANES):
@@ -432,7 +432,7 @@ def _difference(now: Any, before: Any, differ: bool, share: float, out: Any) -> 
             out[p] = now[p] * share
 
 
-@_jit
+@compiled
 def mean_products(
     begin: int, end: int, seen: Any, sums: Any, recent: Any, first: Any, odd: Any, total: Any, out: Any
 ) -> None:

@@ -108,6 +108,27 @@ class Observer:
                 / np.bincount(self.pixels.static[good], minlength=statics)
             )
 
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """All that has been seen, for a checkpoint."""
+        return {
+            "total": self.total,
+            "known": self.known,
+            "mean": self.mean,
+            "segments": np.array(self.segments),
+            "centers": np.array(self.centers).reshape(-1, 2),
+            "before_total": self._before[0],
+            "before_known": self._before[1],
+            "last": self._last if self._last is not None else np.empty(0),
+            "counts": np.array([self.done, self.repeated, self.saturated, self.looked_at]),
+        }
+
+    def restore(self, stored: dict[str, NDArray[Any]]) -> None:
+        """Go on from a snapshot."""
+        self.total, self.known, self.mean = stored["total"], stored["known"], stored["mean"]
+        self.segments, self.centers = list(stored["segments"]), [(float(y), float(x)) for y, x in stored["centers"]]
+        self._before, self._last = (stored["before_total"], stored["before_known"]), stored["last"]
+        self.done, self.repeated, self.saturated, self.looked_at = (int(n) for n in stored["counts"])
+
     def mean_2d(self) -> F64:
         """Mean frame (H, W); NaN where no frame had a finite value."""
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -32,6 +32,7 @@ class Options:
     save_g2: bool = False
     partials: int = 2
     sparse: str = "auto"
+    device: str = "auto"
     memory: int | None = None
 
     def processed(self, frames: int) -> int:

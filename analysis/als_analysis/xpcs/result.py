@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from als_analysis.atomic import written_beside
+from als_analysis.atomic import json_safe, written_beside
 from als_analysis.failure import OutputExists, RawFileError
 from als_analysis.readers.frames import Quantity
 from als_analysis.readers.hdf5 import open_hdf5
@@ -17,6 +19,7 @@ from als_analysis.xpcs.fits import Fit
 from als_analysis.xpcs.multitau import Lags
 from als_analysis.xpcs.observe import Observed
 from als_analysis.xpcs.qmap import QMap, read_qmap, write_qmap_group
+from als_analysis.xpcs.twotime import TwoTime
 
 SCHEMA_VERSION = "1.0"
 F32 = NDArray[np.float32]
@@ -62,6 +65,7 @@ class Result:
     start_time: str
     parameters: dict[str, Any]
     observed: Observed | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
     fits: dict[str, Fit] = field(default_factory=dict)
 
     @property
@@ -91,8 +95,8 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
         raise OutputExists(f"{out}: a result is there already; --overwrite replaces it")
 
 
-def write_result(out: Path, result: Result) -> None:
-    """Write the result file, whole or not at all; raises `OutputError`."""
+def write_result(out: Path, result: Result, two_time: Iterable[TwoTime] = ()) -> None:
+    """Write the result file, whole or not at all; two-time maps are written as they come. Raises `OutputError`."""
     import h5py
 
     with written_beside(out) as beside, h5py.File(beside, "w") as file:
@@ -101,11 +105,14 @@ def write_result(out: Path, result: Result) -> None:
         _write_scattering(file, result.scattering)
         if result.multitau is not None:
             _write_multitau(file, result, result.multitau)
+        bins = _write_two_time(file, result, two_time)
         if result.observed is not None:
             for name, value in asdict(result.observed).items():
                 file[f"/xpcs/observed/{name}"] = value
         file["/xpcs/rawdata_path"] = result.raw_path
-        _link_nexus(file, result)
+        for name, value in ({"parameters": result.parameters} | result.provenance).items():
+            file[f"/xpcs/provenance/{name}"] = json.dumps(json_safe(value))
+        _link_nexus(file, result, bins)
 
 
 def _write_entry(file: Any, result: Result) -> None:
@@ -178,7 +185,31 @@ def _write_multitau(file: Any, result: Result, multitau: Multitau) -> None:
             group[f"fit/{model}/{name}"] = getattr(fit, name)
 
 
-def _link_nexus(file: Any, result: Result) -> None:
+def _write_two_time(file: Any, result: Result, two_time: Iterable[TwoTime]) -> list[int]:
+    """Write the maps, numbered from 1 in their order; returns the bins (none: no group is made)."""
+    bins: list[int] = []
+    g2: list[F64] = []
+    segments: list[F64] = []
+    for number, found in enumerate(two_time, start=1):
+        n = len(found.g2)
+        rows = max(1, (1 << 20) // (4 * n))  # chunks of about 1 MiB
+        file.create_dataset(
+            f"/xpcs/twotime/correlation_map/c2_{number:05d}", data=found.c2, chunks=(min(rows, n), n), compression="lzf"
+        )
+        bins.append(found.bin)
+        g2.append(found.g2)
+        segments.append(found.segments)
+    if bins:
+        group = file["/xpcs/twotime"]
+        group["processed_bins"] = np.array(bins, dtype=np.int32)
+        group["normalized_g2"] = np.stack(g2, axis=1).astype(np.float32)
+        group["normalized_g2_segments"] = np.stack(segments, axis=2).astype(np.float32)
+        group["config/stride_frame"] = result.stride
+        group["config/avg_frame"] = result.avg
+    return bins
+
+
+def _link_nexus(file: Any, result: Result, two_time_bins: list[int]) -> None:
     import h5py
 
     entry = file["/entry"]
@@ -196,6 +227,11 @@ def _link_nexus(file: Any, result: Result) -> None:
             "/entry/data/g2": "/xpcs/multitau/normalized_g2",
             "/entry/data/g2_derr": "/xpcs/multitau/normalized_g2_err",
             "/entry/data/delay_difference": "/xpcs/multitau/delay_list",
+        }
+    if two_time_bins:
+        links |= {
+            "/entry/twotime/two_time_corr_func": "/xpcs/twotime/correlation_map",
+            "/entry/twotime/g2_from_two_time_corr_func": "/xpcs/twotime/normalized_g2",
         }
     for name, target in links.items():
         parent, _, leaf = name.rpartition("/")
@@ -247,6 +283,7 @@ def read_result(path: Path) -> Result:
                 metadata={},
                 start_time=_str(file["/entry/start_time"][()]),
                 parameters={},
+                observed=_observed(file),
                 fits=fits,
             )
         except (KeyError, OSError, ValueError) as error:
@@ -255,3 +292,20 @@ def read_result(path: Path) -> Result:
 
 def _str(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _observed(file: Any) -> Observed | None:
+    group = file.get("/xpcs/observed")
+    return Observed(**{name: float(group[name][()]) for name in Observed.__dataclass_fields__}) if group else None
+
+
+def read_two_time(path: Path) -> Iterator[tuple[int, F32]]:
+    """(bin from 1, C2) of each two-time map of a result file, one at a time; raises `RawFileError`."""
+    with open_hdf5(path) as file:
+        if "/xpcs/twotime/processed_bins" not in file:
+            return
+        try:
+            for number, bin_ in enumerate(file["/xpcs/twotime/processed_bins"][()], start=1):
+                yield int(bin_), file[f"/xpcs/twotime/correlation_map/c2_{number:05d}"][()]
+        except (KeyError, OSError) as error:
+            raise RawFileError(f"{path}: /xpcs/twotime: {error}") from error

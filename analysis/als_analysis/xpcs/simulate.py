@@ -1,4 +1,4 @@
-"""A speckle movie with a known answer, written as the 7.0.1.1 detector writes one: growing, with LabVIEW metadata.
+"""A speckle movie with a known answer; `movie_file` writes it.
 
 The field of every pixel is a sum of M independent circular complex Gaussian modes that each forget themselves as
 exp(-t / tau); with the coherent fraction f the intensity I = S ((1 - f) + f sum |E_m|^2 / M) obeys the Siegert relation
@@ -11,23 +11,20 @@ detector's read noise are white in time and change no lag but zero.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from als_analysis.atomic import write_json, written_beside
-from als_analysis.failure import BadArguments, OutputError
+from als_analysis.failure import BadArguments
 from als_analysis.xpcs.binning import qmap_from_roi
 from als_analysis.xpcs.geometry import Geometry
 from als_analysis.xpcs.qmap import QMap
 
 SIZES = {"tiny": (512, 96), "small": (1000, 192), "large": (4000, 512)}  # frames, side in pixels
-_PIECE = 16  # frames written at a time
+PIECE = 16  # frames written at a time
 _ADU_STEP = 0.25  # frames are whole ADU minus a dark image that is the mean of 4
 
 
@@ -102,7 +99,7 @@ def intensity(movie: Movie) -> NDArray[np.float32]:
     return np.asarray(ring / ring.mean() * movie.photons, dtype=np.float32)
 
 
-def frames_of(movie: Movie, piece: int = _PIECE) -> Iterator[NDArray[Any]]:
+def frames_of(movie: Movie, piece: int = PIECE) -> Iterator[NDArray[Any]]:
     """The movie piece by piece, (n, H, W) of its dtype; memory is independent of its length.
 
     Every mode is an AR(1) process, E[t+1] = a E[t] + sqrt(1 - a^2) W, a = exp(-1 / tau): exact at the frame times.
@@ -146,88 +143,3 @@ def _detected(rate: NDArray[np.float32], movie: Movie, rng: np.random.Generator)
     np.rint(rate, out=rate)
     rate *= _ADU_STEP
     return rate.astype(dtype, copy=False)
-
-
-def write_movie(
-    movie: Movie,
-    out: Path,
-    roi_out: Path | None = None,
-    truth_out: Path | None = None,
-    over_seconds: float = 0.0,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Write the stack to `out` as a detector would, growing under its final name, over at least `over_seconds`.
-
-    The ROI (`<stem>_roi.h5` unless given) comes last, as the beamline exports it when the scan has ended.
-    Returns the truth document. Raises `BadArguments`, `OutputError`.
-    """
-    import h5py
-    import hdf5plugin
-
-    movie = movie.checked()
-    roi_out = roi_out if roi_out is not None else out.with_name(f"{out.stem}_roi.h5")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; --overwrite replaces it")
-    pieces = -(-movie.frames // _PIECE)
-    began = time.monotonic()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(out, "w") as file:
-            data = file.create_dataset(
-                "/entry/data/data",
-                shape=(movie.frames, movie.side, movie.side),
-                dtype=movie.dtype,
-                chunks=(1, movie.side, movie.side),
-                **hdf5plugin.Bitshuffle(cname="lz4"),
-            )
-            _write_metadata(file, movie)
-            done = 0
-            for number, piece in enumerate(frames_of(movie), start=1):
-                data[done : done + len(piece)] = piece
-                done += len(piece)
-                if over_seconds > 0:
-                    file.flush()
-                    time.sleep(max(0.0, began + over_seconds * number / pieces - time.monotonic()))
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error}") from error
-    with written_beside(roi_out) as beside, h5py.File(beside, "w") as file:
-        file.create_dataset("/roi/labels", data=movie.roi(), compression="gzip")
-    truth = movie.truth() | {"path": str(out), "roi": str(roi_out)}
-    if truth_out is not None:
-        write_json(truth_out, truth)
-    return truth
-
-
-def _write_metadata(file: Any, movie: Movie) -> None:
-    rng = np.random.default_rng([movie.seed, 7011])
-    geometry = movie.geometry
-
-    def put(path: str, value: Any, units: str | None = None) -> None:
-        dataset = file.create_dataset(path, data=value)
-        if units is not None:
-            dataset.attrs["units"] = units
-
-    file.attrs["creator"] = "als-xpcs simulate"
-    file["/entry"].attrs["NX_class"] = "NXentry"
-    put("/entry/title", f"simulated speckle movie, seed {movie.seed}")
-    put("/entry/start_time", "2026-01-15T10:00:00-08:00")
-    put("/entry/experiment_identifier", "ALS-00000")
-    put("/entry/user/name", "simulated operator")
-    put("/entry/sample/name", "Co/Pt multilayer (simulated)")
-    put("/entry/sample/temperature", round(295.0 + rng.normal(0, 0.05), 3), "K")
-    put("/entry/sample/magnetic_field", 0.12, "T")
-    put("/entry/labview/Beamline Energy", geometry.photon_energy_ev, "eV")
-    put("/entry/labview/EPU Polarization", 90.0, "deg")
-    put("/entry/labview/Beam Current", round(500.0 + rng.normal(0, 0.2), 2), "mA")
-    put("/entry/labview/I0 BL", round(1.23 + rng.normal(0, 0.01), 4), "V")
-    put("/entry/labview/Sample X", round(rng.uniform(-1, 1), 4), "mm")
-    put("/entry/labview/Sample Y", round(rng.uniform(-1, 1), 4), "mm")
-    put("/entry/labview/Sample Z", round(rng.uniform(-1, 1), 4), "mm")
-    put("/entry/labview/Detector Theta", 0.0, "deg")
-    put("/entry/instrument/detector/frame_time", movie.frame_time_s, "s")
-    put("/entry/instrument/detector/count_time", movie.frame_time_s * 0.9, "s")
-    put("/entry/instrument/detector/distance", geometry.distance_m, "m")
-    put("/entry/instrument/detector/x_pixel_size", geometry.pixel_x_m, "m")
-    put("/entry/instrument/detector/y_pixel_size", geometry.pixel_y_m, "m")
-    put("/entry/instrument/detector/beam_center_x", geometry.center_x, "pixel")
-    put("/entry/instrument/detector/beam_center_y", geometry.center_y, "pixel")
