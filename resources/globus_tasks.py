@@ -11,6 +11,7 @@ from resources.tasks import TaskState, TaskStatus
 
 # another attempt of the same thing would meet the same answer until a person has acted
 LASTING = ("PERMISSION_DENIED", "FILE_NOT_FOUND")
+AFTER = "the last fault before was: "
 _HEALTHY = ("", "OK", "Queued")
 _WORDS = {
     "FILE_NOT_FOUND": "a file is not at the source",
@@ -90,19 +91,23 @@ def status(task: Mapping[str, Any], events: Sequence[Event] = (), pause: str = "
 def _failed(task: Mapping[str, Any], events: Sequence[Event]) -> tuple[TaskState, str, str]:
     """State, reason and code of a task that FAILED: what is fatal, or else the last fault before it gave up."""
     by_admin = task.get("canceled_by_admin")
+    last = next((e for e in events if e.is_error and e.code not in ("TIMEOUT", "CANCELED")), None)
     if by_admin or task.get("subtasks_canceled") or any(e.code == "CANCELED" for e in events):
         who = f"an administrator of the {by_admin} endpoint" if by_admin else "a person"
-        said = task.get("canceled_by_admin_message")
+        said = task.get("canceled_by_admin_message") or (f"{AFTER}{_fault(last)}" if last else "")
         return TaskState.CANCELLED, f"cancelled by {who}" + (f": {said}" if said else ""), "CANCELED"
     fatal = task.get("fatal_error") or {}
     code, said = str(fatal.get("code") or ""), str(fatal.get("description") or "")
-    last = next((e for e in events if e.is_error and e.code not in ("TIMEOUT", "CANCELED")), None)
     if code in ("", "TIMEOUT") and last is not None:
         late = f"{words('TIMEOUT')}; " if code == "TIMEOUT" or task.get("subtasks_expired") else ""
-        return TaskState.FAILED, f"{late}{words(last.code)} ({_line(last.details)})", last.code
+        return TaskState.FAILED, f"{late}{_fault(last)}", last.code
     if not code:
         code = "TIMEOUT" if task.get("subtasks_expired") else str(task.get("nice_status") or "FAILED")
     return TaskState.FAILED, words(code) + (f" ({_line(said)})" if said else ""), code
+
+
+def _fault(last: Event) -> str:
+    return f"{words(last.code)} ({_line(last.details)})"
 
 
 def _line(text: str) -> str:

@@ -29,7 +29,7 @@ from als import platform
 from als.sandbox import environment
 from als_assets import families
 from als_assets.ensure import Ensure, Made
-from beamlines.spec import Spec
+from beamlines.spec import Retry, Spec
 from resources import facilities as facility_files
 from resources.facilities import Facilities, Pace
 from resources.globus import GlobusTransfer
@@ -42,7 +42,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PACE = Pace(
     tick_s=1, settle_s=0, companion_wait_s=0, grace_s=0.3, poll_s=0.05, lease_s=2, report_s=1, lookup_s=0.6,
-    unknown_s=2, pause_first_s=0.2, pause_most_s=0.5, retry_speed=300,
+    unknown_s=2, pause_first_s=0.2, pause_most_s=0.5, stall_s=0.6, retry_speed=300,
 )  # fmt: skip
 STAND_IN = r"""#!/bin/sh
 # als-xpcs corr FILE ... --summary FILE --plots FOLDER: reads nothing, says what it was given
@@ -238,6 +238,9 @@ class Rig:
     def pace(self, **changes: float) -> None:
         pace = self.facilities.pace.model_copy(update=changes)
         self.facilities = Facilities(self.facilities.file.model_copy(update={"pace": pace}))
+
+    def attempts_allowed(self, attempts: int) -> None:
+        self.spec = self.spec.model_copy(update={"retry": Retry(attempts=attempts)})
 
     # programs of the jobs
 
