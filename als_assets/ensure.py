@@ -3,8 +3,9 @@
 Every turn of the loop starts from the ledger, so it does not matter who did the last one, or whether it was killed in
 the middle: attach to live tasks, collect what has landed, begin what is due, wait. Two at once are harmless.
 
-An automatic run stays for a short grace and leaves its tasks to go on without it. A patient one, started by a person
-or a backfill, stays until every scan that it covers is done or failed.
+An automatic run takes on what becomes due while it is there, so that a burst is a handful of runs, and ends after a
+short grace without progress; its tasks go on without it. A patient one, started by a person or a backfill, stays until
+every scan that it covers is done or failed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from als_assets import intents
 from als_assets.family import ByHand, ByTask, Family, NotDone, Outcome, Refusal, Rests, Wait, Work
 from als_assets.outcomes import Outcomes
+from als_assets.stay import Stay
 from resources import once
 from resources.errors import CredentialProblem, FacilityError, Refused, Unavailable
 from resources.facilities import Pace
@@ -29,6 +31,7 @@ from resources.ledger.steps import Step
 from resources.ledger.tasks import Task
 from resources.tasks import TaskSystem
 
+MOST_SCANS = 500  # that one automatic run takes on
 AT_ONCE = 4  # calls to facilities under way at the same time
 T = TypeVar("T")
 Pair = tuple[Step, Scan]
@@ -86,9 +89,10 @@ class Ensure:
 
         Raises ExceptionGroup at the end when there were `bugs`; every scan that they do not concern has had its turn.
         """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self.pace.grace_s
+        stay = Stay(self.pace, asyncio.get_running_loop().time)
         while True:
+            if not patient:
+                keys = await self._thread(self._with_due, keys)
             mine = await self._thread(self._steps, keys)
             for made in await self._thread(self._untold, mine, patient):
                 yield made
@@ -101,11 +105,19 @@ class Ensure:
             still = [s for s in mine if not self._settled(s, patient)]
             untold = [s for s in mine if self._to_tell(s, patient)]
             if not untold and not self._stop:
-                if not still or (not patient and loop.time() > until):
+                if stay.over(self.progress, busy=bool(still)) if not patient else not still:
                     break
                 await asyncio.sleep(self.pace.poll_s)
         if self.bugs:
             raise ExceptionGroup(f"{self.beamline}/{self.asset}: {len(self.bugs)} bugs, see the log", self.bugs)
+
+    def _with_due(self, keys: Sequence[str]) -> list[str]:
+        """These scans and those that have become due since."""
+        now = self.ledger.now()
+        with self.ledger.read() as tx:
+            due = steps.due(tx, self.beamline, self.asset, now, now - self.pace.span("report_s"), MOST_SCANS)
+        mine = set(keys)
+        return [*keys, *(key for key in due if key not in mine)][: max(MOST_SCANS, len(keys))]
 
     def _settled(self, step: Step, patient: bool) -> bool:
         if step.state in (steps.DONE, steps.FAILED, steps.NOT_APPLICABLE):
