@@ -10,11 +10,35 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+OWNER = re.compile(r"team:\S+|[^@\s]+@[^@\s]+\.[^@\s]+")
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(f"{value!r} must be lower-case letters, digits and _ (it names assets, jobs and folders)")
+    return value
+
+
+def _glob(value: str) -> str:
+    if not value or value.startswith("/") or ".." in value.split("/"):
+        raise ValueError(f"{value!r} must be a pattern relative to the watched place, like '**/*.h5'")
+    return value
+
+
+def _owner(value: str) -> str:
+    if not OWNER.fullmatch(value):
+        raise ValueError(f"{value!r} must be an e-mail address or 'team:…'")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Glob = Annotated[str, AfterValidator(_glob)]
+Owner = Annotated[str, AfterValidator(_owner)]
 
 
 class Part(BaseModel):
@@ -26,21 +50,27 @@ class Part(BaseModel):
 class ScanFiles(Part):
     """Which files under the watched place make a scan."""
 
-    watch: str = Field(description="the place at which the detector writes")
-    files: list[str] = Field(description="glob patterns, relative to the place, of the file that makes a scan")
-    companions: dict[str, str] = Field(
+    watch: Name = Field(description="the place at which the detector writes")
+    files: list[Glob] = Field(
+        min_length=1, description="glob patterns, relative to the place, of the file that makes a scan"
+    )
+    companions: dict[Name, str] = Field(
         default_factory=dict, description="role -> name beside the scan's file, with {stem}: '{stem}_roi.h5'"
     )
     required: list[str] = Field(default_factory=list, description="companion roles that an analysis cannot do without")
-    ignore: list[str] = Field(default_factory=lambda: ["**/.*", "**/*.tmp", "**/*.part"])
+    ignore: list[Glob] = Field(default_factory=lambda: ["**/.*", "**/*.tmp", "**/*.part"])
     max_depth: int = Field(default=8, ge=0, le=32)
 
     @field_validator("companions")
     @classmethod
     def _templates(cls, value: dict[str, str]) -> dict[str, str]:
         for role, template in value.items():
-            if "{stem}" not in template or "/" in template:
-                raise ValueError(f"companion {role!r}: {template!r} must contain {{stem}} and no '/'")
+            if role == "data":
+                raise ValueError("companion 'data': this role is that of the scan's own file")
+            if template.count("{stem}") != 1 or template == "{stem}" or "/" in template:
+                raise ValueError(
+                    f"companion {role!r}: {template!r} must be a name with {{stem}} in it once, and no '/'"
+                )
         return value
 
     @model_validator(mode="after")
@@ -48,26 +78,30 @@ class ScanFiles(Part):
         unknown = sorted(set(self.required) - set(self.companions))
         if unknown:
             raise ValueError(f"required names {unknown}, which are not among the companions {sorted(self.companions)}")
+        for role, template in self.companions.items():
+            ending = template.removeprefix("{stem}")
+            if ending.startswith(".") and ending.count(".") == 1 and any(glob.endswith(ending) for glob in self.files):
+                raise ValueError(f"companions: {role!r}: {template!r} is the name of the scan's own file")
         return self
 
 
 class Copy(Part):
     """A verified copy of every scan in another place."""
 
-    place: str
-    source: str
+    place: Name
+    source: Name
     encrypt: bool = True
 
 
 class Analysis(Part):
     """A program that runs on every scan at a compute facility."""
 
-    asset: str
+    asset: Name
     program: Literal["xpcs"]
     place: str = Field(description="the place whose copy the program reads")
     facility: str = Field(default="nersc", description="the task service that runs it")
     when: Literal["always", "pattern", "on_request"] = "always"
-    pattern: str | None = None
+    pattern: Glob | None = None
     layout: str | dict[str, Any] = Field(description="a layout that als-analysis knows by name, or one in full")
     parameters: dict[str, Any] = Field(default_factory=dict)
     directives: dict[str, str] = Field(default_factory=dict, description="Slurm: qos, constraint, time, nodes …")
@@ -76,6 +110,8 @@ class Analysis(Part):
     def _pattern_is_given(self) -> Analysis:
         if self.when == "pattern" and not self.pattern:
             raise ValueError(f"analysis {self.asset!r}: when: pattern needs a pattern")
+        if self.pattern and self.when != "pattern":
+            raise ValueError(f"analysis {self.asset!r}: a pattern is for when: pattern, but it says when: {self.when}")
         return self
 
 
@@ -100,6 +136,12 @@ class Retry(Part):
     first_s: float = Field(default=30.0, gt=0)
     most_s: float = Field(default=1800.0, gt=0)
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Retry:
+        if self.most_s < self.first_s:
+            raise ValueError(f"retry: most_s ({self.most_s:g}) is less than first_s ({self.first_s:g})")
+        return self
+
 
 class Kind(StrEnum):
     NOTICED = "noticed"
@@ -123,15 +165,15 @@ class Asset(Part):
     analysis: Analysis | None = None
 
 
-class Spec(BaseModel):
+class Spec(Part):
     """A beamline. See `beamlines/bl7011/defs.yaml` for one in full."""
 
-    id: str = Field(description="short name: asset prefix, partitions, jobs")
+    id: Name = Field(description="short name: asset prefix, partitions, jobs")
     name: str = Field(description="as people say it: 7.0.1.1")
     title: str
     technique: str
     creation_location: str = Field(description="SciCat's creationLocation, /LBNL/ALS/7.0.1.1")
-    owners: list[str] = Field(description="e-mail addresses or 'team:…' shown on every asset")
+    owners: list[Owner] = Field(description="e-mail addresses or 'team:…' shown on every asset")
     mode: Literal["observe", "copy", "full"] = "full"
     since: date | None = Field(default=None, description="scans whose files are older are left alone")
     scans: ScanFiles
@@ -139,13 +181,6 @@ class Spec(BaseModel):
     analyses: list[Analysis] = Field(default_factory=list)
     catalog: Catalog | None = None
     retry: Retry = Field(default_factory=Retry)
-
-    @field_validator("id")
-    @classmethod
-    def _id(cls, value: str) -> str:
-        if not NAME.fullmatch(value):
-            raise ValueError(f"{value!r} must be lower-case letters, digits and _ (it names assets, jobs and tables)")
-        return value
 
     @model_validator(mode="after")
     def _places_exist(self) -> Spec:
@@ -162,10 +197,10 @@ class Spec(BaseModel):
         for who, place in wanted:
             if place not in known:
                 raise ValueError(f"{who}: place {place!r} is not one of {sorted(known)}")
-        names = [asset.name for asset in self.assets()]
-        for name in names:
-            if not NAME.fullmatch(name) or names.count(name) > 1:
-                raise ValueError(f"asset {name!r}: must be lower-case letters, digits and _, and unique")
+        names = [asset.name for asset in self._plan()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"analyses: the asset {twice[0]!r} is there twice")
         return self
 
     @property
@@ -174,16 +209,16 @@ class Spec(BaseModel):
 
     def assets(self) -> list[Asset]:
         """The assets in the order in which they come to be; those that `mode` leaves out are not there."""
+        wanted = {"observe": [Kind.NOTICED], "copy": [Kind.NOTICED, Kind.COPY], "full": list(Kind)}[self.mode]
+        return [asset for asset in self._plan() if asset.kind in wanted]
+
+    def _plan(self) -> list[Asset]:
         out = [Asset(name=self.noticed, kind=Kind.NOTICED)]
-        if self.mode == "observe":
-            return out
         for copy in self.copies:
             source = f"raw_at_{copy.source}"
             out.append(
                 Asset(name=f"raw_at_{copy.place}", kind=Kind.COPY, upstream=(source,), needs=(source,), copy_to=copy)
             )
-        if self.mode == "copy":
-            return out
         for analysis in self.analyses:
             source = f"raw_at_{analysis.place}"
             out.append(

@@ -65,6 +65,12 @@ def companion_of(rule: ScanFiles, path: str) -> tuple[str, str] | None:
     return None
 
 
+def belongs(rule: ScanFiles, path: str) -> bool:
+    """Is `path` named like a file of a scan? Whatever else lies on the disk is nobody's business."""
+    named = companion_of(rule, path) is not None or any(glob_pattern(glob).fullmatch(path) for glob in rule.files)
+    return named and not ignored(rule, path)
+
+
 def group(rule: ScanFiles, paths: Iterable[str]) -> list[Group]:
     """Group the files of a listing into scans, in the order of their names. A companion without its scan is no scan."""
     primaries: dict[str, Group] = {}

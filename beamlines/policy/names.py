@@ -2,7 +2,8 @@
 
 File names are hostile input. A key uses only [A-Za-z0-9._/=-], so that it survives partition ranges, URLs, tags and
 shells; any other byte of the UTF-8 path is written =XX, and so is a '=' itself, a '.' after a '.' (a range is written
-'a...b') and a '-' or '.' at the start of a component. The mapping is one to one: `path_of(key_of(p)) == p`.
+'a...b'), a '.' at the very end, and a '-' or '.' at the start of a component. The mapping is one to one:
+`path_of(key_of(p)) == p`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import string
 
 SAFE = frozenset(string.ascii_letters + string.digits + "._-/")
 ESCAPE = re.compile(r"=([0-9A-F]{2})")
+MOST_KEY = 2000  # characters: PostgreSQL indexes values of up to 2,704 bytes, and Dagster and the ledger index keys
 
 
 def refusal(path: str) -> str | None:
@@ -27,6 +29,8 @@ def refusal(path: str) -> str | None:
         return "the name has a control character (newline, tab …): rename the file at the beamline"
     if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")):
         return "the path leads outside the watched folder"
+    if len(path) * 12 > MOST_KEY and len(_encoded(path)) > MOST_KEY:
+        return "the path is too long: shorten the names of its folders"
     return None
 
 
@@ -35,13 +39,23 @@ def key_of(path: str) -> str:
     why = refusal(path)
     if why:
         raise ValueError(f"{path!r}: {why}")
+    return _encoded(path)
+
+
+def _encoded(path: str) -> str:
     out: list[str] = []
     previous = "/"
     for char in path:
         plain = char in SAFE and not (char == "." and previous in "./") and not (char == "-" and previous == "/")
-        out.append(char if plain else "".join(f"={byte:02X}" for byte in char.encode("utf-8")))
+        out.append(char if plain else _escaped(char))
         previous = char
+    if out[-1] == ".":  # 'a.' to 'b' would be the range 'a....b'
+        out[-1] = _escaped(".")
     return "".join(out)
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"={byte:02X}" for byte in char.encode("utf-8"))
 
 
 def path_of(key: str) -> str:
@@ -51,5 +65,6 @@ def path_of(key: str) -> str:
 
 
 def hash_of(beamline: str, key: str) -> str:
-    """Twelve hexadecimal digits that name a scan in job names and catalogue pids."""
-    return hashlib.sha256(f"{beamline}\0{key}".encode()).hexdigest()[:12]
+    """Sixteen hexadecimal digits that name a scan in job names and catalogue pids: 64 bits, so that not even among ten
+    million scans two are expected to share a name (with 48 bits it would be one chance in six)."""
+    return hashlib.sha256(f"{beamline}\0{key}".encode()).hexdigest()[:16]

@@ -26,7 +26,7 @@ def after_failure(rule: Retry, attempt: int, transient: bool, why: str, now: dat
         return Again(None, why)
     if attempt >= rule.attempts:
         return Again(None, f"{why} (attempt {attempt} of {rule.attempts})")
-    wait = min(rule.most_s, rule.first_s * 2.0 ** (attempt - 1)) / speed
+    wait = _doubled(attempt - 1, rule.first_s, rule.most_s) / speed
     return Again(now + timedelta(seconds=wait * random.uniform(1.0, 1.25)), f"attempt {attempt}: {why}")
 
 
@@ -42,11 +42,16 @@ def company(attempt: int, most: int) -> int:
 
 def next_pause(failures: int, first_s: float, most_s: float) -> timedelta:
     """How long submissions to a service rest after its `failures`-th failure in a row."""
-    return timedelta(seconds=min(most_s, first_s * 2.0 ** max(0, failures - 1)))
+    return timedelta(seconds=_doubled(failures - 1, first_s, most_s))
 
 
 def idle_wait(idle_runs: int, first_s: float = 5.0, most_s: float = 1800.0) -> timedelta:
     """How long after automatic runs that made no progress the next may start: a bug must not become a storm of runs."""
     if idle_runs <= 0:
         return timedelta(0)
-    return timedelta(seconds=min(most_s, first_s * 2.0 ** (idle_runs - 1)))
+    return timedelta(seconds=_doubled(idle_runs - 1, first_s, most_s))
+
+
+def _doubled(times: int, first: float, most: float) -> float:
+    """`first`, doubled so many times, `most` at the most; after weeks of an outage `times` exceeds what a float can."""
+    return min(most, first * 2.0 ** min(max(0, times), 100))

@@ -32,18 +32,22 @@ def settled(
     companion_wait: timedelta,
 ) -> Verdict:
     """Settled: every file is there with some content, none has changed for `settle`, and the required companions are
-    there or have been waited for. Raw data then goes ahead without them; an analysis that needs them waits."""
+    there or have been waited for. Raw data then goes ahead without them; an analysis that needs them waits.
+
+    The wait for companions begins when the last file that is there was finished: a detector may write for hours, and
+    what is exported from its file comes after.
+    """
     seen = list(files)
     if not seen:
         return Verdict(False, "no file has been seen")
     for file in seen:
-        if file.bytes == 0 and now - file.first_seen < companion_wait:
+        if file.bytes == 0:
             return Verdict(False, f"{file.path} is empty so far")
-        quiet = now - file.unchanged_since
+        quiet = max(now - file.unchanged_since, timedelta(0))
         if quiet < settle:
             return Verdict(False, f"{file.path} changed {quiet.total_seconds():.0f} s ago")
     lacking = list(missing)
-    waited = now - max(file.first_seen for file in seen)
+    waited = max(now - max(file.unchanged_since for file in seen), timedelta(0))
     if lacking and waited < companion_wait:
         return Verdict(False, f"waiting for {', '.join(lacking)} beside {seen[0].path}")
     return Verdict(True, f"went ahead without {', '.join(lacking)}" if lacking else "")
