@@ -6,6 +6,7 @@ ever and holds its slot. This one looks for the process, so that Dagster's run m
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._serdes import ConfigurableClassData
 
 STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
+CLOCK_S = 30  # by which the clock may have been set since: a process id is not used again so soon
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
@@ -33,8 +35,8 @@ class WatchedRunLauncher(DefaultRunLauncher):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """FAILED when the process that said that it works on the run is gone, a zombie, or another one by now."""
         found = self.process_of(run)
-        if found is None:
-            return CheckRunHealthResult(WorkerStatus.UNKNOWN, "the run has not said yet which process works on it")
+        if found is None:  # anything but RUNNING would end the run, and no news is no proof; `max_runtime` still holds
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "the run has not said which process works on it")
         pid, since = found
         why = vanished(pid, since)
         if why is None:
@@ -56,18 +58,19 @@ class WatchedRunLauncher(DefaultRunLauncher):
 def vanished(pid: int, seen_at: float) -> str | None:
     """Why the process `pid`, seen alive at `seen_at` (seconds since 1970), is not there any more; None when it is."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[19])
-        boot = next(
-            int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
-        )
+        # the name of the program, in parentheses, may hold any character
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return "is gone"
-    if fields[0] == "Z":
+    if fields[0] in "ZX":
         return "is a zombie"
-    import os
-
-    began = datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"), UTC)
-    if began.timestamp() > seen_at + 5:  # btime is rounded to a second
-        return f"is another one, begun at {began:%H:%M:%S} UTC"
+    began = _booted() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    if began > seen_at + CLOCK_S:
+        return f"is another one, begun at {datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M:%S} UTC"
     return None
+
+
+def _booted() -> float:
+    """Seconds since 1970, in whole ones. Linux computes it from the present clock: it moves when the clock is set."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("btime"))

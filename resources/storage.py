@@ -18,7 +18,7 @@ MOST_ENTRIES = 1_000_000
 
 def joined(*parts: str) -> str:
     """Folders and a relative path with exactly one slash between them."""
-    first, *rest = [part for part in parts if part]
+    first, *rest = [part for part in parts if part] or [""]
     out = first
     for part in rest:
         out = out.rstrip("/") + "/" + part.lstrip("/")
@@ -27,11 +27,12 @@ def joined(*parts: str) -> str:
 
 @dataclass(frozen=True)
 class Walked:
-    """A file below a place (its path relative to it), or why something there was left out."""
+    """Something below a place: a file, or why it was left out. `path` is relative to the place."""
 
-    file: Listed | None
+    path: str
+    file: Listed | None = None
     left_out: str | None = None
-    path: str = ""
+    folder: bool = False
 
 
 class Storage:
@@ -57,7 +58,8 @@ class Storage:
         return joined(self.base, path)
 
     def walk(self, max_depth: int) -> Iterator[Walked]:
-        """Every file below the place. Links are not followed; hidden entries and what is too deep are left out.
+        """Every file below the place, hidden entries apart. Left out are links, which are never followed, what is too
+        deep, and names with a '/', which a service may use to lead outside.
 
         Raises Unavailable when any part cannot be listed (what was seen until then stands), NotFound when the place
         itself is not there.
@@ -76,17 +78,20 @@ class Storage:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 count += 1
                 if count > MOST_ENTRIES:
-                    yield Walked(None, f"more than {MOST_ENTRIES} entries", path)
+                    yield Walked(path, left_out=f"there are more than {MOST_ENTRIES} entries", folder=True)
                     return
-                if entry.name.startswith("."):
+                if not entry.name or entry.name.startswith("."):
                     continue
-                if entry.type == "dir":
-                    if depth < max_depth:
-                        folders.append((path, depth + 1))
-                    else:
-                        yield Walked(None, f"deeper than {max_depth} folders", path)
+                if "/" in entry.name:
+                    yield Walked(path, left_out="the name has a '/'", folder=entry.type == "dir")
+                elif entry.type == "dir" and depth < max_depth:
+                    folders.append((path, depth + 1))
+                elif entry.type == "dir":
+                    yield Walked(path, left_out=f"the folder is deeper than {max_depth}", folder=True)
                 elif entry.type == "file":
-                    yield Walked(Listed(path, entry.bytes, entry.mtime), None, path)
+                    yield Walked(path, Listed(path, entry.bytes, entry.mtime))
+                else:
+                    yield Walked(path, left_out=f"it is a {entry.type}, and no file: links are not followed")
 
     def sizes(self, paths: Collection[str]) -> dict[str, Listed]:
         """What is there of these paths (relative to the place); one listing per folder, missing ones are left out."""

@@ -19,6 +19,7 @@ from sensors import names
 
 MOST_SCANS = 500  # per run
 MOST_RED = 5  # runs per tick that show failures
+RED_AGAIN = 5  # times `report_s`: after that the run that shows a failure is taken for lost
 WAITING = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
 
@@ -33,7 +34,7 @@ def requests(ledger: Ledger, spec: Spec, facilities: Facilities, instance: Any) 
         tag = f"{spec.id}/{asset.name}"
         with ledger.read() as tx:
             keys = steps.due(tx, spec.id, asset.name, now, unreported_before, MOST_SCANS)
-            red = steps.to_redden(tx, spec.id, asset.name, MOST_RED)
+            red = steps.to_redden(tx, spec.id, asset.name, now, MOST_RED)
         if keys and not _requested(instance, {names.ASSET: tag}):
             with ledger.write() as tx:
                 free = leases.request(tx, tag, now, timedelta(seconds=facilities.pace.lease_s))
@@ -41,10 +42,13 @@ def requests(ledger: Ledger, spec: Spec, facilities: Facilities, instance: Any) 
                 config = {"ops": {names.due_op(spec.id, asset.name): {"config": {"scans": keys}}}}
                 tags = {names.TRIGGER: names.AUTOMATIC, names.ASSET: tag, "als/scans": str(len(keys))}
                 out.append(dg.RunRequest(job_name=names.due_job(spec.id, asset.name), run_config=config, tags=tags))
-        live = [*WAITING, dg.DagsterRunStatus.STARTED]
-        for key in red:
+        for scan_id, key in red:
             tags = {names.TRIGGER: names.SHOW_FAILURE, "als/failed": tag}
-            if not _requested(instance, {**tags, "dagster/partition": key}, live):
+            at_work = _requested(instance, {**tags, "dagster/partition": key}, [*WAITING, dg.DagsterRunStatus.STARTED])
+            with ledger.write() as tx:
+                until = now + RED_AGAIN * facilities.pace.span("report_s")
+                ours = steps.reddening(tx, scan_id, asset.name, until, now)
+            if ours and not at_work:
                 out.append(dg.RunRequest(job_name=names.scan_job(spec.id, asset.name), partition_key=key, tags=tags))
     return out
 

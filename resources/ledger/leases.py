@@ -16,30 +16,32 @@ from beamlines.policy.retry import idle_wait, next_pause
 from resources.ledger.schema import leases, pauses
 
 REQUESTED = "requested"
+NOBODY = ""
 
 
 def request(tx: Connection, name: str, now: datetime, hold: timedelta) -> bool:
-    """Take the free or expired lease for a run that is about to be requested. An expired one means that its holder
-    ended without a word: that counts as a run without progress."""
+    """Take the lease for a run that is about to be requested, if nobody has it and its time has come.
+
+    A lease that ran out was not given back: its holder ended without a word, or the request was lost. That counts as a
+    run without progress, and the next one waits from then on.
+    """
     row = tx.execute(sa.select(leases).where(leases.c.name == name)).mappings().first()
     if row is None:
         tx.execute(sa.insert(leases).values(name=name, holder=REQUESTED, expires_at=now + hold, idle_runs=0))
         return True
-    if row["expires_at"] > now or (row["not_before"] and row["not_before"] > now):
+    idle, not_before = row["idle_runs"], row["not_before"]
+    if row["holder"] != NOBODY:
+        idle, not_before = idle + 1, row["expires_at"] + idle_wait(idle + 1)
+    if row["expires_at"] > now or (not_before is not None and not_before > now):
         return False
-    silent = row["holder"] != ""
-    idle = row["idle_runs"] + (1 if silent else 0)
-    guard = (leases.c.name == name) & (leases.c.holder == row["holder"]) & (leases.c.expires_at == row["expires_at"])
-    if silent and idle > 1 and row["not_before"] is None:  # first make it wait, then let it try
-        tx.execute(sa.update(leases).where(guard).values(holder="", idle_runs=idle, not_before=now + idle_wait(idle)))
-        return False
+    as_read = (leases.c.holder == row["holder"]) & (leases.c.expires_at == row["expires_at"])
     values = {"holder": REQUESTED, "expires_at": now + hold, "idle_runs": idle, "not_before": None}
-    return bool(tx.execute(sa.update(leases).where(guard).values(**values)).rowcount)
+    return bool(tx.execute(sa.update(leases).where(leases.c.name == name, as_read).values(**values)).rowcount)
 
 
 def take_over(tx: Connection, name: str, holder: str, now: datetime, hold: timedelta) -> bool:
-    """A run takes the lease that was requested for it, renews its own, or takes an expired one."""
-    free = (leases.c.holder.in_([REQUESTED, holder, ""])) | (leases.c.expires_at <= now)
+    """A run takes the lease that was requested for it, renews its own, or takes one that is free or has run out."""
+    free = leases.c.holder.in_([REQUESTED, holder, NOBODY]) | (leases.c.expires_at <= now)
     values = {"holder": holder, "expires_at": now + hold}
     if tx.execute(sa.update(leases).where(leases.c.name == name, free).values(**values)).rowcount:
         return True
@@ -55,7 +57,8 @@ def release(tx: Connection, name: str, holder: str, now: datetime, progress: boo
     if row is None:
         return 0
     idle = 0 if progress else row["idle_runs"] + 1
-    values = {"holder": "", "expires_at": now, "idle_runs": idle, "not_before": now + idle_wait(idle) if idle else None}
+    not_before = now + idle_wait(idle) if idle else None
+    values = {"holder": NOBODY, "expires_at": now, "idle_runs": idle, "not_before": not_before}
     tx.execute(sa.update(leases).where(leases.c.name == name, leases.c.holder == holder).values(**values))
     return idle
 
@@ -69,19 +72,20 @@ class Pause:
     reason: str
 
 
+COLUMNS = (pauses.c.service, pauses.c.until, pauses.c.since, pauses.c.failures, pauses.c.reason)
+
+
 def paused(tx: Connection, service: str, now: datetime) -> Pause | None:
     """The pause that is on for a service, or None. One that has run out lets the next caller try."""
-    row = tx.execute(
-        sa.select(pauses.c.service, pauses.c.until, pauses.c.since, pauses.c.failures, pauses.c.reason).where(
-            pauses.c.service == service, pauses.c.until > now
-        )
-    ).first()
+    where = (pauses.c.service == service) & pauses.c.over.is_(False) & (pauses.c.until > now)
+    row = tx.execute(sa.select(*COLUMNS).where(where)).first()
     return Pause(*row) if row else None
 
 
 def all_pauses(tx: Connection) -> list[Pause]:
-    columns = (pauses.c.service, pauses.c.until, pauses.c.since, pauses.c.failures, pauses.c.reason)
-    return [Pause(*row) for row in tx.execute(sa.select(*columns).order_by(pauses.c.service))]
+    """Of every service that has not answered since it was paused, also where the pause has run out."""
+    query = sa.select(*COLUMNS).where(pauses.c.over.is_(False)).order_by(pauses.c.service)
+    return [Pause(*row) for row in tx.execute(query)]
 
 
 def pause(
@@ -94,20 +98,28 @@ def pause(
     most_s: float,
     at_least: timedelta | None = None,
 ) -> Pause:
-    """A service did not answer: rest, twice as long each time. Failures while it rests already do not add up."""
+    """A service did not answer: rest, twice as long each time. Failures while it rests already do not add up.
+
+    A service that answers one kind of call and fails another fails again soon after it has answered: such failures
+    add up too. They count from the beginning once it has been well for `most_s`.
+    """
     row = tx.execute(sa.select(pauses).where(pauses.c.service == service)).mappings().first()
-    if row and row["until"] > now:
+    if row and not row["over"] and row["until"] > now:
         return Pause(service, row["until"], row["since"], row["failures"], row["reason"])
-    failures = (row["failures"] if row else 0) + 1
+    failures, since = 1, now
+    if row and not (row["over"] and now - row["until"] > timedelta(seconds=most_s)):
+        failures = row["failures"] + 1
+        since = now if row["over"] else row["since"]
     until = now + max(next_pause(failures, first_s, most_s), at_least or timedelta(0))
-    values = {"until": until, "failures": failures, "reason": reason, "code": code}
+    values = {"until": until, "since": since, "failures": failures, "reason": reason, "code": code, "over": False}
     if row:
         tx.execute(sa.update(pauses).where(pauses.c.service == service).values(**values))
     else:
-        tx.execute(sa.insert(pauses).values(service=service, since=now, **values))
-    return Pause(service, until, row["since"] if row else now, failures, reason)
+        tx.execute(sa.insert(pauses).values(service=service, **values))
+    return Pause(service, until, since, failures, reason)
 
 
 def resume(tx: Connection, service: str) -> bool:
-    """The service has answered."""
-    return bool(tx.execute(sa.delete(pauses).where(pauses.c.service == service)).rowcount)
+    """The service has answered; True when that ends a pause."""
+    resting = (pauses.c.service == service) & pauses.c.over.is_(False)
+    return bool(tx.execute(sa.update(pauses).where(resting).values(over=True)).rowcount)

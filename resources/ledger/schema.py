@@ -28,6 +28,19 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class Words(sa.types.TypeDecorator[str]):
+    """What a service or a person said. What no database stores (NUL, half of a surrogate pair) is kept as an escape:
+    a strange character in a reason must not keep a step from being settled."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -55,14 +68,14 @@ scans = sa.Table(
     sa.Column("path", Text, nullable=False, comment="of the scan's first file, relative to the watched root"),
     sa.Column("proposal", Text),
     sa.Column("missing", Json, nullable=False, default=list, comment="required companions that did not come"),
-    sa.Column("question", Text, comment="what a person has to decide; null when there is nothing"),
+    sa.Column("question", Words, comment="what a person has to decide; null when there is nothing"),
     sa.Column("noticed_at", UtcDateTime, nullable=False),
     sa.Column("announced_at", UtcDateTime, comment="when Dagster was seen to have the partition"),
     sa.Column("changed_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("beamline", "key"),
 )
 sa.Index("ix_scans_beamline_changed_at", scans.c.beamline, scans.c.changed_at)
-sa.Index("ix_scans_hash", scans.c.hash)
+sa.Index("ix_scans_hash", scans.c.hash, unique=True)
 sa.Index(
     "ix_scans_unannounced",
     scans.c.beamline,
@@ -94,7 +107,15 @@ sightings = sa.Table(
     sa.Column("first_seen", UtcDateTime, nullable=False),
     sa.Column("unchanged_since", UtcDateTime, nullable=False, comment="by our clock"),
     sa.Column("scan_id", Big, sa.ForeignKey("scans.id"), comment="the scan that it has become part of"),
-    sa.Column("refused", Text, comment="why it cannot become a scan"),
+)
+
+refusals = sa.Table(
+    "refusals",
+    metadata,
+    sa.Column("beamline", Text, primary_key=True),
+    sa.Column("name", Text, primary_key=True, comment="of the file, as an ASCII literal: it may be no valid text"),
+    sa.Column("why", Words, nullable=False, comment="why it cannot become a scan"),
+    sa.Column("first_seen", UtcDateTime, nullable=False),
 )
 
 copies = sa.Table(
@@ -134,8 +155,8 @@ steps = sa.Table(
     sa.Column("state", Text, nullable=False, comment="see steps.py"),
     sa.Column("attempt", Int, nullable=False, default=1),
     sa.Column("revision", Int, nullable=False, default=1),
-    sa.Column("next_try", UtcDateTime),
-    sa.Column("why", Text),
+    sa.Column("next_try", UtcDateTime, comment="due: not before; working: held until; failed: shown again from"),
+    sa.Column("why", Words),
     sa.Column("task_id", Big, sa.ForeignKey("tasks.id"), comment="the live or landed task"),
     sa.Column("asked_by", Text, comment="the run of a person that asked for it to be done again"),
     sa.Column("dirty", sa.Boolean, nullable=False, default=False, comment="changed again while being done"),
@@ -150,6 +171,7 @@ sa.Index(
     steps.c.beamline,
     steps.c.asset,
     steps.c.state,
+    steps.c.done_at,
     sqlite_where=steps.c.reported_at.is_(None),
     postgresql_where=steps.c.reported_at.is_(None),
 )
@@ -172,9 +194,9 @@ tasks = sa.Table(
         "state", Text, nullable=False, comment="intended | queued | running | paused | succeeded | failed | cancelled"
     ),
     sa.Column("live", sa.Boolean, nullable=False),
-    sa.Column("native", Text),
-    sa.Column("reason", Text),
-    sa.Column("code", Text),
+    sa.Column("native", Words),
+    sa.Column("reason", Words),
+    sa.Column("code", Words),
     sa.Column("transient", sa.Boolean),
     sa.Column("detail", Json),
     sa.Column("created_at", UtcDateTime, nullable=False),
@@ -230,7 +252,7 @@ leases = sa.Table(
     sa.Column("holder", Text, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=False),
     sa.Column("idle_runs", Int, nullable=False, default=0, comment="holders in a row that made no progress"),
-    sa.Column("not_before", UtcDateTime),
+    sa.Column("not_before", UtcDateTime, comment="earliest next request, after runs without progress"),
 )
 
 pauses = sa.Table(
@@ -240,8 +262,9 @@ pauses = sa.Table(
     sa.Column("until", UtcDateTime, nullable=False),
     sa.Column("since", UtcDateTime, nullable=False),
     sa.Column("failures", Int, nullable=False),
-    sa.Column("reason", Text, nullable=False),
-    sa.Column("code", Text),
+    sa.Column("reason", Words, nullable=False),
+    sa.Column("code", Words),
+    sa.Column("over", sa.Boolean, nullable=False, comment="the service has answered since"),
 )
 
 history = sa.Table(
@@ -254,7 +277,7 @@ history = sa.Table(
     sa.Column("beamline", Text),
     sa.Column("scan_id", Big, sa.ForeignKey("scans.id")),
     sa.Column("asset", Text),
-    sa.Column("why", Text),
+    sa.Column("why", Words),
     sa.Column("details", Json),
 )
 sa.Index("ix_history_scan_id", history.c.scan_id, history.c.id)

@@ -4,9 +4,9 @@
                  │  ↖───────────────────┘  └──→ failed       its outcome is not collected yet
                  └──→ working ──→ done | failed | due        done here by a run that holds it until `next_try`
 
-`next_try` says when a due step may be tried, and until when a working one is held (a run that was killed lets go
-then). `why` is the sentence that people see. A state is left by one guarded statement; rowcount 0 means that somebody
-else was first.
+`next_try` says when a due step may be tried, until when a working one is held (a run that was killed lets go then),
+and from when the run that shows a failure may be requested once more. `why` is the sentence that people see. A state is
+left by one guarded statement; rowcount 0 means that somebody else was first.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from resources.ledger.schema import scans, steps
 BLOCKED, DUE, IN_FLIGHT, LANDED, WORKING = "blocked", "due", "in_flight", "landed", "working"
 DONE, FAILED, NOT_APPLICABLE = "done", "failed", "not_applicable"
 UNDER_WAY = (IN_FLIGHT, LANDED, WORKING)
+IN_HAND = (LANDED, WORKING)  # what came of it can be written down; a step in flight waits for the end of its task
+CHANGED_MEANWHILE = "the scan changed while this was being done"
 CHUNK = 400
 
 
@@ -87,7 +89,14 @@ def of_keys(tx: Connection, beamline: str, asset: str, keys: Collection[str]) ->
 
 
 def of_scan(tx: Connection, scan_id: int) -> list[Step]:
-    return _steps(tx.execute(_select().where(steps.c.scan_id == scan_id)))
+    return of_scans(tx, [scan_id])
+
+
+def of_scans(tx: Connection, scan_ids: Collection[int]) -> list[Step]:
+    out: list[Step] = []
+    for block in chunks(scan_ids):
+        out += _steps(tx.execute(_select().where(steps.c.scan_id.in_(block)).order_by(steps.c.scan_id, steps.c.asset)))
+    return out
 
 
 def due(tx: Connection, beamline: str, asset: str, now: datetime, unreported_before: datetime, limit: int) -> list[str]:
@@ -95,66 +104,90 @@ def due(tx: Connection, beamline: str, asset: str, now: datetime, unreported_bef
 
     That is: due or abandoned steps whose time has come, landed ones, and done ones that Dagster was not told of.
     """
+    waiting: list[tuple[datetime, int]] = []
+    for query in due_queries(beamline, asset, now, unreported_before, limit):
+        waiting += [(since, scan_id) for scan_id, since in tx.execute(query)]
+    ids = [scan_id for _, scan_id in sorted(waiting)[:limit]]
+    keys: dict[int, str] = {}
+    for block in chunks(ids):
+        keys |= {i: key for i, key in tx.execute(sa.select(scans.c.id, scans.c.key).where(scans.c.id.in_(block)))}
+    return [keys[i] for i in ids]
+
+
+def due_queries(
+    beamline: str, asset: str, now: datetime, unreported_before: datetime, limit: int
+) -> list[sa.Select[Any]]:
+    """(scan id, waiting since) of at most `limit` each; every one reads a piece of an index, in its order."""
     mine = (steps.c.beamline == beamline) & (steps.c.asset == asset)
-    branches = [
+    queries = [
         sa.select(steps.c.scan_id, steps.c.next_try)
         .where(mine, steps.c.state == state, steps.c.next_try <= now)
         .order_by(steps.c.next_try)
         .limit(limit)
         for state in (LANDED, DUE, WORKING)
     ]
-    branches.append(
-        sa.select(steps.c.scan_id, steps.c.next_try)
-        .where(mine, steps.c.state == DONE, steps.c.reported_at.is_(None), steps.c.done_at <= unreported_before)
-        .limit(limit)
+    unreported = (steps.c.state == DONE) & steps.c.reported_at.is_(None) & (steps.c.done_at <= unreported_before)
+    queries.append(
+        sa.select(steps.c.scan_id, steps.c.done_at).where(mine, unreported).order_by(steps.c.done_at).limit(limit)
     )
-    ids: list[int] = []
-    for branch in branches:
-        ids += [row[0] for row in tx.execute(branch)]
-    keys: list[str] = []
-    for block in chunks(ids[:limit]):
-        rows = tx.execute(sa.select(scans.c.id, scans.c.key).where(scans.c.id.in_(block)))
-        found = {scan_id: key for scan_id, key in rows}
-        keys += [found[i] for i in block]
-    return keys
+    return queries
 
 
-def to_redden(tx: Connection, beamline: str, asset: str, limit: int) -> list[str]:
-    """Keys of failed scans that Dagster has as partitions and does not show as failed yet."""
+def to_redden(tx: Connection, beamline: str, asset: str, now: datetime, limit: int) -> list[tuple[int, str]]:
+    """(scan id, key) of failed scans that Dagster has as partitions and does not show as failed yet."""
     query = (
-        sa.select(scans.c.key)
+        sa.select(steps.c.scan_id, scans.c.key)
         .join_from(steps, scans, steps.c.scan_id == scans.c.id)
         .where(steps.c.beamline == beamline, steps.c.asset == asset, steps.c.state == FAILED)
-        .where(steps.c.reported_at.is_(None), scans.c.announced_at.is_not(None))
+        .where(steps.c.reported_at.is_(None), scans.c.announced_at.is_not(None), _may_be_shown(now))
         .limit(limit)
     )
-    return list(tx.execute(query).scalars())
+    return [(scan_id, key) for scan_id, key in tx.execute(query)]
 
 
-def create(
-    tx: Connection, scan_id: int, beamline: str, asset: str, state: str, now: datetime, why: str | None = None
-) -> bool:
-    """A step in its first state, if there is none yet."""
-    there = sa.select(steps.c.scan_id).where(steps.c.scan_id == scan_id, steps.c.asset == asset)
-    if tx.execute(there).first():
-        return False
-    tx.execute(
-        sa.insert(steps).values(
-            scan_id=scan_id,
-            asset=asset,
-            beamline=beamline,
-            state=state,
-            attempt=1,
-            revision=1,
-            dirty=False,
-            why=why,
-            next_try=now if state == DUE else None,
-            done_at=now if state == DONE else None,
-            changed_at=now,
-        )
-    )
-    _touch(tx, [scan_id], now)
-    return True
+def reddening(tx: Connection, scan_id: int, asset: str, until: datetime, now: datetime) -> bool:
+    """A run that shows the failure is about to be requested. Of two that want to, one may; if nothing comes of it,
+    somebody may again after `until`."""
+    unreported = steps.c.reported_at.is_(None)
+    return bool(_move(tx, [scan_id], asset, [FAILED], now, unreported, _may_be_shown(now), next_try=until))
+
+
+def _may_be_shown(now: datetime) -> sa.ColumnElement[bool]:
+    return steps.c.next_try.is_(None) | (steps.c.next_try <= now)
+
+
+@dataclass(frozen=True)
+class First:
+    """A step in its first state."""
+
+    scan_id: int
+    beamline: str
+    asset: str
+    state: str
+    why: str | None = None
+
+
+def create(tx: Connection, first: Sequence[First], now: datetime) -> None:
+    """Steps that are not there yet, as the caller has seen in the same transaction."""
+    for block in chunks(first):
+        values = [
+            {
+                "scan_id": step.scan_id,
+                "asset": step.asset,
+                "beamline": step.beamline,
+                "state": step.state,
+                "attempt": 1,
+                "revision": 1,
+                "dirty": False,
+                "why": step.why,
+                "next_try": now if step.state == DUE else None,
+                "done_at": now if step.state == DONE else None,
+                "changed_at": now,
+            }
+            for step in block
+        ]
+        tx.execute(sa.insert(steps), values)
+        _touch(tx, sorted({step.scan_id for step in block}), now)
 
 
 def _move(
@@ -182,12 +215,19 @@ def _touch(tx: Connection, scan_ids: Sequence[int], now: datetime) -> None:
 
 
 def unblock(tx: Connection, scan_id: int, asset: str, now: datetime) -> bool:
+    """blocked (or not applicable until today's spec) → due."""
     return bool(_move(tx, [scan_id], asset, [BLOCKED, NOT_APPLICABLE], now, state=DUE, next_try=now, why=None))
 
 
-def block(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> bool:
-    """Keep the reason of a blocked step up to date."""
-    return bool(_move(tx, [scan_id], asset, [BLOCKED], now, steps.c.why.is_distinct_from(why), why=why))
+def block(tx: Connection, scan_id: int, asset: str, why: str, now: datetime, leaving: str = BLOCKED) -> bool:
+    """→ blocked, for this reason; one that is blocked already has its reason brought up to date."""
+    news = steps.c.why.is_distinct_from(why) | (steps.c.state != BLOCKED)
+    return bool(_move(tx, [scan_id], asset, [leaving], now, news, state=BLOCKED, why=why, next_try=None))
+
+
+def drop(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> bool:
+    """blocked → not applicable: today's spec does not want it of this scan."""
+    return bool(_move(tx, [scan_id], asset, [BLOCKED], now, state=NOT_APPLICABLE, why=why, next_try=None))
 
 
 def start(tx: Connection, scan_ids: Sequence[int], asset: str, task_id: int, now: datetime) -> int:
@@ -216,7 +256,10 @@ def put_off(tx: Connection, scan_ids: Sequence[int], asset: str, until: datetime
 def unchanged(tx: Connection, step: Step, now: datetime) -> bool:
     """Is the step still as it was read? Holds it so until the transaction ends: what came of a step is written down
     only by whoever it belonged to, never by a run that was overtaken."""
-    same = (steps.c.attempt == step.attempt, steps.c.task_id.is_not_distinct_from(step.task_id))
+    same: tuple[sa.ColumnElement[bool], ...] = (
+        steps.c.attempt == step.attempt,
+        steps.c.task_id.is_not_distinct_from(step.task_id),
+    )
     if step.state == WORKING:  # held by whoever claimed it until then
         same += (steps.c.next_try == step.next_try,)
     return bool(_move(tx, [step.scan_id], step.asset, [step.state], now, *same))
@@ -235,30 +278,36 @@ def put_off_landed(
 
 
 def finish(tx: Connection, scan_id: int, asset: str, now: datetime, why: str | None = None) -> bool:
-    """Under way → done; or due once more, when the scan changed while it was being done."""
-    values = {"next_try": None, "task_id": None, "why": why, "done_at": now, "reported_at": None, "attempt": 1}
-    moved = _move(tx, [scan_id], asset, UNDER_WAY, now, steps.c.dirty.is_(False), state=DONE, **values)
+    """In hand → done; or due once more, when the scan changed while it was being done."""
+    values: dict[str, Any] = {"next_try": None, "task_id": None, "why": why}
+    values |= {"done_at": now, "reported_at": None, "attempt": 1}
+    moved = _move(tx, [scan_id], asset, IN_HAND, now, steps.c.dirty.is_(False), state=DONE, **values)
     if moved:
         return True
-    values["next_try"] = now
-    return bool(_move(tx, [scan_id], asset, UNDER_WAY, now, state=DUE, dirty=False, **values))
+    values |= {"state": DUE, "next_try": now, "why": CHANGED_MEANWHILE, "dirty": False}
+    return bool(_move(tx, [scan_id], asset, IN_HAND, now, **values))
 
 
 def try_again(tx: Connection, scan_id: int, asset: str, at: datetime, why: str, now: datetime) -> bool:
-    """Under way (or due, when it could not be begun) → due at `at`, the next attempt."""
+    """In hand (or due, when it could not be begun) → due at `at`, the next attempt."""
     values = {"state": DUE, "next_try": at, "why": why, "task_id": None, "attempt": steps.c.attempt + 1}
-    return bool(_move(tx, [scan_id], asset, (*UNDER_WAY, DUE), now, **values))
+    return bool(_move(tx, [scan_id], asset, (*IN_HAND, DUE), now, **values))
 
 
 def go_on(tx: Connection, scan_ids: Sequence[int], asset: str, now: datetime, why: str | None = None) -> int:
-    """Under way → due now, the same attempt: a preparing task has ended and the next part of the step can begin."""
-    return _move(tx, scan_ids, asset, UNDER_WAY, now, state=DUE, next_try=now, why=why, task_id=None)
+    """In hand → due now, the same attempt: a preparing task has ended and the next part of the step can begin."""
+    return _move(tx, scan_ids, asset, IN_HAND, now, state=DUE, next_try=now, why=why, task_id=None)
 
 
 def fail(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> bool:
-    """→ failed, for a person to look at."""
-    values = {"state": FAILED, "next_try": None, "why": why, "task_id": None, "reported_at": None}
-    return bool(_move(tx, [scan_id], asset, (*UNDER_WAY, DUE), now, **values))
+    """In hand (or due, when it could not be begun) → failed, for a person to look at; or due once more, when the scan
+    changed meanwhile: what failed was another one."""
+    values: dict[str, Any] = {"next_try": None, "why": why, "task_id": None, "reported_at": None}
+    unchanged = steps.c.dirty.is_(False)
+    if _move(tx, [scan_id], asset, (*IN_HAND, DUE), now, unchanged, state=FAILED, **values):
+        return True
+    values |= {"state": DUE, "next_try": now, "why": CHANGED_MEANWHILE, "attempt": 1, "dirty": False}
+    return bool(_move(tx, [scan_id], asset, (*IN_HAND, DUE), now, **values))
 
 
 def do_again(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> bool:

@@ -150,9 +150,17 @@ def trying(tx: Connection, task: Task, now: datetime) -> bool:
 
 
 def submitted(tx: Connection, task_id: int, external_id: str, now: datetime) -> bool:
+    """The service's id, once. A task that another process has meanwhile written down as refused stays ended."""
     where = (tasks.c.id == task_id) & tasks.c.external_id.is_(None)
-    values = {"external_id": external_id, "state": str(TaskState.QUEUED), "submitted_at": now, "polled_at": now}
+    state = sa.case((tasks.c.live.is_(True), str(TaskState.QUEUED)), else_=tasks.c.state)
+    values = {"external_id": external_id, "state": state, "submitted_at": now, "polled_at": now}
     return bool(tx.execute(sa.update(tasks).where(where).values(**values)).rowcount)
+
+
+def refused(tx: Connection, task: Task, status: TaskStatus, now: datetime) -> bool:
+    """The service will not have it. Nothing happens when another process has brought it there meanwhile."""
+    there = sa.select(tasks.c.id).where(tasks.c.id == task.id, tasks.c.external_id.is_not(None))
+    return tx.execute(there).first() is None and seen(tx, task, status, now)
 
 
 def follow(tx: Connection, task: Task, external_id: str) -> bool:
@@ -186,7 +194,7 @@ def seen(tx: Connection, task: Task, status: TaskStatus, now: datetime) -> bool:
 
 def unknown(tx: Connection, task: Task, now: datetime) -> datetime:
     """The service answered, but does not know the task; returns since when. That alone is not a failure."""
-    since = task.unknown_since or now
+    since = min(task.unknown_since or now, now)
     where = (tasks.c.id == task.id) & tasks.c.live.is_(True)
     tx.execute(sa.update(tasks).where(where).values(unknown_since=since, polled_at=now))
     return since

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 HEAD = "0001"
+VERSION_TABLE = "ledger_version"
+HERE = Path(__file__).parent
 
 
 def upgrade(engine: sa.Engine) -> None:
     """Migrate to HEAD. Several processes may call it at once: the first one does it inside one write transaction."""
     from alembic import command
+
+    config = _config()
+    with engine.connect().execution_options(als_write=True) as connection, connection.begin():
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def known() -> set[str]:
+    """The versions that this program can migrate from."""
+    from alembic.script import ScriptDirectory
+
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _config() -> Config:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    config.attributes["quiet"] = True
-    with engine.connect().execution_options(als_write=True) as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("select pg_advisory_xact_lock(7011)"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    config.set_main_option("script_location", str(HERE).replace("%", "%%"))
+    return config

@@ -15,20 +15,36 @@ def upgrade() -> None:
         "leases",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("holder", sa.Text(), nullable=False),
-        sa.Column("expires_at", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", schema.UtcDateTime(), nullable=False),
         sa.Column("idle_runs", sa.Integer(), nullable=False, comment="holders in a row that made no progress"),
-        sa.Column("not_before", schema.UtcDateTime(timezone=True), nullable=True),
+        sa.Column(
+            "not_before",
+            schema.UtcDateTime(),
+            nullable=True,
+            comment="earliest next request, after runs without progress",
+        ),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
     )
     op.create_table(
         "pauses",
         sa.Column("service", sa.Text(), nullable=False),
-        sa.Column("until", schema.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("since", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("until", schema.UtcDateTime(), nullable=False),
+        sa.Column("since", schema.UtcDateTime(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("code", sa.Text(), nullable=True),
+        sa.Column("reason", schema.Words(), nullable=False),
+        sa.Column("code", schema.Words(), nullable=True),
+        sa.Column("over", sa.Boolean(), nullable=False, comment="the service has answered since"),
         sa.PrimaryKeyConstraint("service", name=op.f("pk_pauses")),
+    )
+    op.create_table(
+        "refusals",
+        sa.Column("beamline", sa.Text(), nullable=False),
+        sa.Column(
+            "name", sa.Text(), nullable=False, comment="of the file, as an ASCII literal: it may be no valid text"
+        ),
+        sa.Column("why", schema.Words(), nullable=False, comment="why it cannot become a scan"),
+        sa.Column("first_seen", schema.UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("beamline", "name", name=op.f("pk_refusals")),
     )
     op.create_table(
         "scans",
@@ -40,21 +56,18 @@ def upgrade() -> None:
         sa.Column("proposal", sa.Text(), nullable=True),
         sa.Column("missing", sa.JSON(), nullable=False, comment="required companions that did not come"),
         sa.Column(
-            "question", sa.Text(), nullable=True, comment="what a person has to decide; null when there is nothing"
+            "question", schema.Words(), nullable=True, comment="what a person has to decide; null when there is nothing"
         ),
-        sa.Column("noticed_at", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("noticed_at", schema.UtcDateTime(), nullable=False),
         sa.Column(
-            "announced_at",
-            schema.UtcDateTime(timezone=True),
-            nullable=True,
-            comment="when Dagster was seen to have the partition",
+            "announced_at", schema.UtcDateTime(), nullable=True, comment="when Dagster was seen to have the partition"
         ),
-        sa.Column("changed_at", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("changed_at", schema.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_scans")),
         sa.UniqueConstraint("beamline", "key", name=op.f("uq_scans_beamline_key")),
     )
     op.create_index("ix_scans_beamline_changed_at", "scans", ["beamline", "changed_at"], unique=False)
-    op.create_index("ix_scans_hash", "scans", ["hash"], unique=False)
+    op.create_index("ix_scans_hash", "scans", ["hash"], unique=True)
     op.create_index(
         "ix_scans_unannounced",
         "scans",
@@ -66,7 +79,7 @@ def upgrade() -> None:
     op.create_table(
         "stamp",
         sa.Column("facilities", sa.Text(), nullable=False, comment="the facilities that this ledger belongs to"),
-        sa.Column("created_at", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("facilities", name=op.f("pk_stamp")),
     )
     op.create_table(
@@ -89,27 +102,24 @@ def upgrade() -> None:
             comment="intended | queued | running | paused | succeeded | failed | cancelled",
         ),
         sa.Column("live", sa.Boolean(), nullable=False),
-        sa.Column("native", sa.Text(), nullable=True),
-        sa.Column("reason", sa.Text(), nullable=True),
-        sa.Column("code", sa.Text(), nullable=True),
+        sa.Column("native", schema.Words(), nullable=True),
+        sa.Column("reason", schema.Words(), nullable=True),
+        sa.Column("code", schema.Words(), nullable=True),
         sa.Column("transient", sa.Boolean(), nullable=True),
         sa.Column("detail", sa.JSON(), nullable=True),
-        sa.Column("created_at", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
         sa.Column(
             "tried_at",
-            schema.UtcDateTime(timezone=True),
+            schema.UtcDateTime(),
             nullable=True,
             comment="when a submission was last sent; its answer may have been lost",
         ),
-        sa.Column("submitted_at", schema.UtcDateTime(timezone=True), nullable=True),
-        sa.Column("polled_at", schema.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("submitted_at", schema.UtcDateTime(), nullable=True),
+        sa.Column("polled_at", schema.UtcDateTime(), nullable=True),
         sa.Column(
-            "unknown_since",
-            schema.UtcDateTime(timezone=True),
-            nullable=True,
-            comment="since when its service does not know it",
+            "unknown_since", schema.UtcDateTime(), nullable=True, comment="since when its service does not know it"
         ),
-        sa.Column("ended_at", schema.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("ended_at", schema.UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tasks")),
         sa.UniqueConstraint("key", name=op.f("uq_tasks_key")),
         sa.UniqueConstraint("proposed_key", name=op.f("uq_tasks_proposed_key")),
@@ -120,7 +130,7 @@ def upgrade() -> None:
         ["service", "id"],
         unique=False,
         sqlite_where=sa.text("live IS 1"),
-        postgresql_where=sa.text("live IS 1"),
+        postgresql_where=sa.text("live IS true"),
     )
     op.create_table(
         "copies",
@@ -129,8 +139,8 @@ def upgrade() -> None:
         sa.Column("place", sa.Text(), nullable=False),
         sa.Column("root", sa.Text(), nullable=False, comment="folder of the copy, relative to the place"),
         sa.Column("state", sa.Text(), nullable=False, comment="present | verified | pruned | lost"),
-        sa.Column("verified_at", schema.UtcDateTime(timezone=True), nullable=True),
-        sa.Column("pruned_at", schema.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("verified_at", schema.UtcDateTime(), nullable=True),
+        sa.Column("pruned_at", schema.UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(["scan_id"], ["scans.id"], name=op.f("fk_copies_scan_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_copies")),
         sa.UniqueConstraint("scan_id", "place", name=op.f("uq_copies_scan_id_place")),
@@ -142,7 +152,7 @@ def upgrade() -> None:
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False, comment="relative to the watched root"),
         sa.Column("bytes", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("mtime", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("mtime", schema.UtcDateTime(), nullable=False),
         sa.Column(
             "sha256", sa.Text(), nullable=True, comment="of the bytes as first read at a facility; null until then"
         ),
@@ -153,13 +163,13 @@ def upgrade() -> None:
     op.create_table(
         "history",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("at", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("at", schema.UtcDateTime(), nullable=False),
         sa.Column("who", sa.Text(), nullable=False),
         sa.Column("what", sa.Text(), nullable=False),
         sa.Column("beamline", sa.Text(), nullable=True),
         sa.Column("scan_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("asset", sa.Text(), nullable=True),
-        sa.Column("why", sa.Text(), nullable=True),
+        sa.Column("why", schema.Words(), nullable=True),
         sa.Column("details", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(["scan_id"], ["scans.id"], name=op.f("fk_history_scan_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_history")),
@@ -175,7 +185,7 @@ def upgrade() -> None:
         sa.Column("task_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("path", sa.Text(), nullable=True, comment="as jobs at the facility see it"),
         sa.Column("document", sa.JSON(), nullable=False, comment="parameters, values, qc, versions"),
-        sa.Column("made_at", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("made_at", schema.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["scan_id"], ["scans.id"], name=op.f("fk_products_scan_id")),
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_products_task_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_products")),
@@ -188,16 +198,15 @@ def upgrade() -> None:
         sa.Column("beamline", sa.Text(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("bytes", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("mtime", schema.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("first_seen", schema.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("unchanged_since", schema.UtcDateTime(timezone=True), nullable=False, comment="by our clock"),
+        sa.Column("mtime", schema.UtcDateTime(), nullable=False),
+        sa.Column("first_seen", schema.UtcDateTime(), nullable=False),
+        sa.Column("unchanged_since", schema.UtcDateTime(), nullable=False, comment="by our clock"),
         sa.Column(
             "scan_id",
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
             nullable=True,
             comment="the scan that it has become part of",
         ),
-        sa.Column("refused", sa.Text(), nullable=True, comment="why it cannot become a scan"),
         sa.ForeignKeyConstraint(["scan_id"], ["scans.id"], name=op.f("fk_sightings_scan_id")),
         sa.PrimaryKeyConstraint("beamline", "path", name=op.f("pk_sightings")),
     )
@@ -209,8 +218,13 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False, comment="see steps.py"),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("next_try", schema.UtcDateTime(timezone=True), nullable=True),
-        sa.Column("why", sa.Text(), nullable=True),
+        sa.Column(
+            "next_try",
+            schema.UtcDateTime(),
+            nullable=True,
+            comment="due: not before; working: held until; failed: shown again from",
+        ),
+        sa.Column("why", schema.Words(), nullable=True),
         sa.Column(
             "task_id",
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
@@ -221,14 +235,14 @@ def upgrade() -> None:
             "asked_by", sa.Text(), nullable=True, comment="the run of a person that asked for it to be done again"
         ),
         sa.Column("dirty", sa.Boolean(), nullable=False, comment="changed again while being done"),
-        sa.Column("done_at", schema.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("done_at", schema.UtcDateTime(), nullable=True),
         sa.Column(
             "reported_at",
-            schema.UtcDateTime(timezone=True),
+            schema.UtcDateTime(),
             nullable=True,
             comment="when Dagster was told of the present done or failed state",
         ),
-        sa.Column("changed_at", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("changed_at", schema.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["scan_id"], ["scans.id"], name=op.f("fk_steps_scan_id")),
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_steps_task_id")),
         sa.PrimaryKeyConstraint("scan_id", "asset", name=op.f("pk_steps")),
@@ -238,7 +252,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_steps_unreported",
         "steps",
-        ["beamline", "asset", "state"],
+        ["beamline", "asset", "state", "done_at"],
         unique=False,
         sqlite_where=sa.text("reported_at IS NULL"),
         postgresql_where=sa.text("reported_at IS NULL"),
@@ -260,8 +274,8 @@ def upgrade() -> None:
         sa.Column("method", sa.Text(), nullable=False, comment="listing | globus-checksum | sha256 | …"),
         sa.Column("digest", sa.Text(), nullable=True),
         sa.Column("bytes", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("mtime", schema.UtcDateTime(timezone=True), nullable=True),
-        sa.Column("at", schema.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("mtime", schema.UtcDateTime(), nullable=True),
+        sa.Column("at", schema.UtcDateTime(), nullable=False),
         sa.Column("task_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.ForeignKeyConstraint(["copy_id"], ["copies.id"], name=op.f("fk_evidence_copy_id")),
         sa.ForeignKeyConstraint(["file_id"], ["files.id"], name=op.f("fk_evidence_file_id")),
