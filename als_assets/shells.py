@@ -15,7 +15,7 @@ from als_assets import families
 from als_assets.ensure import Ensure, Made
 from beamlines.spec import Asset, Kind, Spec
 from resources.facilities import Facilities
-from resources.ledger import history, leases, scans, steps
+from resources.ledger import flow, history, leases, scans, steps
 from sensors import names
 
 RANGE = 100  # scans per run of a backfill: a run that waits for so many still holds one process only
@@ -170,7 +170,7 @@ def ask(engine: Ensure, keys: list[str], run_id: str, tags: Mapping[str, str]) -
     now = engine.ledger.now()
     with engine.ledger.write() as tx:
         mine = steps.of_keys(tx, engine.beamline, engine.asset, keys)
-        if steps.ask(tx, [s.scan_id for s in mine], engine.asset, run_id, now):
+        if flow.ask(tx, engine.family.spec, [s.scan_id for s in mine], engine.asset, run_id, now):
             for step in mine:
                 history.record(
                     tx, now, who, "asked", beamline=engine.beamline, scan_id=step.scan_id, asset=engine.asset,

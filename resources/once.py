@@ -17,10 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from resources.errors import CredentialProblem, FacilityError, Refused, Unavailable
-from resources.ledger import Ledger, history, leases, tasks
+from sqlalchemy.engine import Connection
+
+from resources import stalled
+from resources.errors import CredentialProblem, FacilityError, NotFound, Refused, Unavailable
+from resources.ledger import Ledger, history, leases, steps, tasks
 from resources.ledger.tasks import Task
 from resources.tasks import TaskState, TaskStatus, TaskSystem
 
@@ -33,12 +36,14 @@ class Patience:
         lookup_s: after an answer was lost, how long a submission may stay invisible to `find`.
         unknown_s: how long a healthy service may not know a task before a person is asked.
         pause_first_s, pause_most_s: how long submissions rest after a failure; doubles each time.
+        stall_s: after which a transfer is ended in which nothing moves but a file's trouble (see `stalled`).
     """
 
     lookup_s: float
     unknown_s: float
     pause_first_s: float
     pause_most_s: float
+    stall_s: float = 600.0
 
 
 def pause(ledger: Ledger, error: FacilityError, patience: Patience) -> leases.Pause:
@@ -54,7 +59,7 @@ def pause(ledger: Ledger, error: FacilityError, patience: Patience) -> leases.Pa
         rest = leases.pause(
             tx, error.service, error.reason, error.code, now, patience.pause_first_s, patience.pause_most_s, at_least
         )
-        if rest.failures == 1:
+        if rest.since == now:
             history.record(tx, now, "platform", "pause", why=f"{error.service}: {error.reason}")
         return rest
 
@@ -75,41 +80,57 @@ def submit(ledger: Ledger, system: TaskSystem, task: Task, patience: Patience) -
     Raises Unavailable and CredentialProblem after the service has been paused; a refusal ends the task as failed.
     """
     try:
-        _submit(ledger, system, task, patience)
-        answered(ledger, system.service)
-    except Refused as error:
-        refused = TaskStatus("", TaskState.FAILED, "REFUSED", error.reason, error.code, transient=False)
-        with ledger.write() as tx:
-            tasks.seen(tx, task, refused, ledger.now())
+        if _submit(ledger, system, task, patience):
+            answered(ledger, system.service)
     except (Unavailable, CredentialProblem) as error:
         pause(ledger, error, patience)
         raise
 
 
-def _submit(ledger: Ledger, system: TaskSystem, task: Task, patience: Patience) -> None:
+def _submit(ledger: Ledger, system: TaskSystem, task: Task, patience: Patience) -> bool:
+    """Returns whether the service was asked, and has answered."""
+    with ledger.read() as tx:
+        task = tasks.get(tx, task.id)  # the caller may have read it long ago
     if task.external_id is not None or not task.live:
-        return
-    key = task.key
-    if key is None:
-        fresh = system.new_key(task.proposed_key)
+        return False
+    try:
+        if task.key is None:
+            task = _with_key(ledger, system, task)
+        if task.tried_at is not None and not system.same_key_same_task:
+            if _found(ledger, system, task):
+                return True
+            if ledger.now() - task.tried_at < timedelta(seconds=patience.lookup_s):
+                return True
         with ledger.write() as tx:
-            tasks.keep_key(tx, task.id, fresh)
-            task = tasks.get(tx, task.id)
-        key = task.key or fresh
-    if task.tried_at is not None and not system.same_key_same_task:
-        found = [status for status in system.find(key) if not status.duplicate]
-        if found:
+            if not tasks.trying(tx, task, ledger.now()):
+                return False
+        external_id = system.submit(task.key or "", task.request)
+    except (Refused, NotFound) as error:
+        # it may refuse the second sending of what it took at the first one, whose answer was lost
+        if task.tried_at is None or not _found(ledger, system, task):
+            refusal = TaskStatus("", TaskState.FAILED, "REFUSED", error.reason, error.code, transient=False)
             with ledger.write() as tx:
-                tasks.submitted(tx, task.id, found[-1].id, ledger.now())
-            return
-        if ledger.now() - task.tried_at < timedelta(seconds=patience.lookup_s):
-            return
-    with ledger.write() as tx:
-        if not tasks.trying(tx, task, ledger.now()):
-            return
-    external_id = system.submit(key, task.request)
+                tasks.refused(tx, task, refusal, ledger.now())
+        return True
     with ledger.write() as tx:
         tasks.submitted(tx, task.id, external_id, ledger.now())
+    return True
+
+
+def _with_key(ledger: Ledger, system: TaskSystem, task: Task) -> Task:
+    fresh = system.new_key(task.proposed_key)
+    with ledger.write() as tx:
+        tasks.keep_key(tx, task.id, fresh)
+        return tasks.get(tx, task.id)  # of two that fetched one, the first is kept
+
+
+def _found(ledger: Ledger, system: TaskSystem, task: Task) -> bool:
+    """Has an earlier submission of this task shown up? Then that is the one to follow."""
+    there = [status for status in system.find(task.key or "") if not status.duplicate]
+    if there:
+        with ledger.write() as tx:
+            tasks.submitted(tx, task.id, there[-1].id, ledger.now())
+    return bool(there)
 
 
 def poll(ledger: Ledger, system: TaskSystem, followed: Iterable[Task], patience: Patience) -> int:
@@ -120,18 +141,26 @@ def poll(ledger: Ledger, system: TaskSystem, followed: Iterable[Task], patience:
     by_id = {task.external_id: task for task in followed if task.live and task.external_id}
     if not by_id:
         return 0
+    ended = 0
+    hopeless: list[str] = []
     try:
         statuses = system.poll(by_id)
-        ended = 0
-        for external_id, task in by_id.items():
-            status = statuses.get(external_id)
-            if status is None:
-                _not_known(ledger, system, task, patience)
-            elif status.duplicate:
-                _follow_winner(ledger, system, task, status)
-            else:
-                with ledger.write() as tx:
-                    ended += tasks.seen(tx, task, status, ledger.now())
+        for block in steps.chunks(by_id.items()):
+            with ledger.write() as tx:
+                for external_id, task in block:
+                    status = statuses.get(external_id)
+                    if status is None:
+                        ended += _not_known(tx, system, task, patience, ledger.now())
+                    elif not status.duplicate:
+                        noted = stalled.noted(task, status, ledger.now(), patience.stall_s)
+                        ended += tasks.seen(tx, task, noted, ledger.now())
+                        if stalled.given_up(noted):
+                            hopeless.append(external_id)
+        for external_id, status in statuses.items():
+            if status.duplicate and external_id in by_id:
+                ended += _follow_winner(ledger, system, by_id[external_id], status, patience)
+        for external_id in hopeless:
+            system.cancel(external_id)  # its end is read by a later poll
     except (Unavailable, CredentialProblem) as error:
         pause(ledger, error, patience)
         raise
@@ -139,28 +168,32 @@ def poll(ledger: Ledger, system: TaskSystem, followed: Iterable[Task], patience:
     return ended
 
 
-def _follow_winner(ledger: Ledger, system: TaskSystem, task: Task, status: TaskStatus) -> None:
-    """This execution lost the race for the claim: follow the one that has it."""
+def _follow_winner(ledger: Ledger, system: TaskSystem, task: Task, status: TaskStatus, patience: Patience) -> bool:
+    """This execution lost the race for the claim: follow the one that has it. True when the task has ended."""
     winners = [s for s in system.find(task.key or "") if not s.duplicate and s.id != status.id]
+    now = ledger.now()
     with ledger.write() as tx:
         if winners:
             tasks.follow(tx, task, winners[-1].id)
-        else:  # an earlier life of this ledger had it done: the claimed directory holds the outcome
-            tasks.seen(tx, task, status, ledger.now())
-
-
-def _not_known(ledger: Ledger, system: TaskSystem, task: Task, patience: Patience) -> None:
-    now = ledger.now()
-    with ledger.write() as tx:
+            return False
         since = tasks.unknown(tx, task, now)
-        if now - since < timedelta(seconds=patience.unknown_s):
-            return
-        lost = TaskStatus(
-            task.external_id or "",
-            TaskState.FAILED,
-            "UNKNOWN",
-            f"{system.service} has not known {task.system} task {task.external_id} since {since:%Y-%m-%d %H:%M} UTC",
-            "UNKNOWN",
-            transient=False,
-        )
-        tasks.seen(tx, task, lost, now)
+        if now - since < timedelta(seconds=patience.lookup_s):
+            return False  # the service's caches lag: the winner may be at work without being listed
+        # an earlier life of this ledger had it done: the claimed directory holds the outcome
+        return tasks.seen(tx, task, status, now)
+
+
+def _not_known(tx: Connection, system: TaskSystem, task: Task, patience: Patience, now: datetime) -> bool:
+    """The service does not know the task. After long that is a failure for a person, never a reason to resubmit."""
+    since = tasks.unknown(tx, task, now)
+    if now - since < timedelta(seconds=patience.unknown_s):
+        return False
+    lost = TaskStatus(
+        task.external_id or "",
+        TaskState.FAILED,
+        "UNKNOWN",
+        f"{system.service} has not known {task.system} task {task.external_id} since {since:%Y-%m-%d %H:%M} UTC",
+        "UNKNOWN",
+        transient=False,
+    )
+    return tasks.seen(tx, task, lost, now)

@@ -36,7 +36,7 @@ class View(Part):
     """How the Globus service sees a place."""
 
     collection: str
-    base: str = "/"
+    base: str = Field(default="/", pattern=r"^/", description="path on the collection; absolute")
 
 
 class Place(Part):
@@ -59,7 +59,7 @@ class Work(Part):
 class Pace(Part):
     """How fast things go, in seconds: the only thing besides addresses in which sandbox and production differ."""
 
-    tick_s: float = Field(default=30, description="interval of the sensors; Dagster ticks every 5 s at best")
+    tick_s: float = Field(default=30, gt=0, description="interval of the sensors; Dagster ticks every 5 s at best")
     settle_s: float = 60
     companion_wait_s: float = 600
     grace_s: float = Field(default=25, description="how long an automatic run stays with its tasks without progress")
@@ -72,11 +72,12 @@ class Pace(Part):
     unknown_s: float = 7200
     pause_first_s: float = 30
     pause_most_s: float = 1800
-    retry_speed: float = Field(default=1, description="retry waits are divided by it")
+    stall_s: float = Field(default=600, description="after which a transfer that only tries again is ended")
+    retry_speed: float = Field(default=1, gt=0, description="retry waits are divided by it")
 
     @property
     def patience(self) -> Patience:
-        return Patience(self.lookup_s, self.unknown_s, self.pause_first_s, self.pause_most_s)
+        return Patience(self.lookup_s, self.unknown_s, self.pause_first_s, self.pause_most_s, self.stall_s)
 
     def span(self, name: str) -> timedelta:
         return timedelta(seconds=float(getattr(self, name)))
@@ -141,7 +142,17 @@ class Facilities:
             kind = settings.get("kind")
             if kind not in kinds:
                 raise FacilityFileError(f"service {name!r}: kind {kind!r} is not one of {sorted(kinds)}")
-            out[name] = kinds[kind](service=name, **{k: v for k, v in settings.items() if k != "kind"})
+            given = {key: value for key, value in settings.items() if key != "kind"}
+            known = set(kinds[kind].model_fields) - {"service"}
+            unknown = sorted(set(given) - known)
+            if unknown:
+                raise FacilityFileError(f"services.{name}.{unknown[0]}: not known; a {kind} has {sorted(known)}")
+            try:
+                out[name] = kinds[kind](service=name, **given)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(["services", name, *(str(part) for part in first["loc"])])
+                raise FacilityFileError(f"{where}: {first['msg']}") from None
         return out
 
 
@@ -152,14 +163,15 @@ def load(name: str | None = None, environment: Mapping[str, str] | None = None) 
     path = Path(wanted) if "/" in wanted or wanted.endswith((".yaml", ".yml")) else HERE / f"{wanted}.yaml"
     try:
         text = path.read_text()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         shipped = sorted(p.stem for p in HERE.glob("*.yaml"))
-        raise FacilityFileError(f"facilities {wanted!r}: {error.strerror}: {path}. Shipped are {shipped}.") from None
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise FacilityFileError(f"facilities {wanted!r}: {why}: {path}. Shipped are {shipped}.") from None
     try:
         return Facilities(FacilityFile.model_validate(_filled(yaml.safe_load(text), variables, path)))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
         raise FacilityFileError(f"{path}: {where}: {first['msg']}") from None
     except yaml.YAMLError as error:
         raise FacilityFileError(f"{path}: {error}") from None

@@ -138,7 +138,7 @@ evidence = sa.Table(
     sa.Column("copy_id", Big, sa.ForeignKey("copies.id"), nullable=False),
     sa.Column("file_id", Big, sa.ForeignKey("files.id"), nullable=False),
     sa.Column("method", Text, nullable=False, comment="listing | globus-checksum | sha256 | …"),
-    sa.Column("digest", Text),
+    sa.Column("digest", Text, comment="SHA-256 of the bytes as read in this place; null when they were not read"),
     sa.Column("bytes", Big, nullable=False),
     sa.Column("mtime", UtcDateTime),
     sa.Column("at", UtcDateTime, nullable=False),

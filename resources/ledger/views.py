@@ -5,21 +5,23 @@ Its form is part of the interface; see docs/json.md. `scan_document` reads nothi
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from beamlines.spec import Spec
+from beamlines.spec import Asset, Kind, Spec
 from resources.ledger import products, scans, steps, tasks
-from resources.ledger.scans import Scan
+from resources.ledger.scans import File, Scan
 from resources.ledger.schema import copies, evidence
 from resources.ledger.steps import Step
 
 SCHEMA = "als-scan/1"
 ENTRY = "catalog_entry"
+COPIES_WANTED = 2  # verified ones in durable places, before a scan counts as safe
 
 
 def stamp(moment: datetime | None) -> str | None:
@@ -34,11 +36,13 @@ def scan_document(tx: Connection, spec: Spec, scan: Scan, durable: Collection[st
         durable: names of this beamline's durable places; `safe` means verified copies in two of them.
     """
     mine = {step.asset: step for step in steps.of_scan(tx, scan.id)}
-    assets = {asset.name: _asset(mine.get(asset.name), now) for asset in spec.assets()}
     files = scans.files_of(tx, [scan.id])[scan.id]
-    held = _copies(tx, scan.id)
+    of_scan = sa.select(copies).where(copies.c.scan_id == scan.id)
+    places = {str(row["place"]): dict(row) for row in tx.execute(of_scan).mappings()}
+    assets = {asset.name: _asset(mine.get(asset.name), places.get(_place(spec, asset)), now) for asset in spec.assets()}
+    held = _copies(tx, scan.id, files)
     state, why = overall(assets, scan)
-    verified = {c["place"] for c in held if c["verified_at"] and not c["pruned_at"]}
+    verified = _verified(held, len(files), {place for place, copy in places.items() if copy["state"] == "verified"})
     made = products.of_scan(tx, scan.id)
     analyses = {asset.name for asset in spec.assets() if asset.analysis is not None}
     entries = [p for p in made if p.asset == ENTRY]
@@ -50,7 +54,7 @@ def scan_document(tx: Connection, spec: Spec, scan: Scan, durable: Collection[st
         "hash": scan.hash,
         "state": state,
         "why": why,
-        "safe": len(verified & set(durable)) >= 2,
+        "safe": len(verified & set(durable)) >= COPIES_WANTED,
         "held": None,
         "proposal": scan.proposal,
         "noticed_at": stamp(scan.noticed_at),
@@ -87,9 +91,22 @@ def scan_document(tx: Connection, spec: Spec, scan: Scan, durable: Collection[st
     }
 
 
-def _asset(step: Step | None, now: datetime) -> dict[str, Any]:
+def _place(spec: Spec, asset: Asset) -> str:
+    """The place whose copy an asset is; "" for one that is none."""
+    return spec.scans.watch if asset.kind is Kind.NOTICED else asset.copy_to.place if asset.copy_to else ""
+
+
+def _verified(held: Sequence[Mapping[str, Any]], files: int, places: Collection[str]) -> set[str]:
+    """Those of the places in which every file of the scan is verified."""
+    proven = Counter(entry["place"] for entry in held if entry["verified_at"] and not entry["pruned_at"])
+    return {place for place in places if files and proven[place] == files}
+
+
+def _asset(step: Step | None, copy: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
     if step is None:
         return {"state": "missing", "at": None, "why": None}
+    if copy is not None and step.state == steps.DONE and copy["state"] in ("pruned", "lost"):
+        return {"state": copy["state"], "at": stamp(copy["pruned_at"] or step.done_at), "why": step.why}
     shown = {
         steps.DONE: "materialized",
         steps.FAILED: "failed",
@@ -114,22 +131,22 @@ def overall(assets: dict[str, dict[str, Any]], scan: Scan) -> tuple[str, str | N
     """The state of a scan as a whole, worst first, and why."""
     if scan.question:
         return "question", scan.question
-    for state in ("failed", "in_flight", "waiting"):
+    for shown, state in (("lost", "failed"), ("failed", "failed"), ("in_flight", "in_flight"), ("waiting", "waiting")):
         for name, asset in assets.items():
-            if asset["state"] == state:
-                return state, f"{name}: {asset['why']}" if asset["why"] else name
+            if asset["state"] == shown:
+                return state, f"{name}: {asset['why'] or shown.replace('_', ' ')}"
     missing = [name for name, asset in assets.items() if asset["state"] == "missing"]
     if missing:
         return "waiting", f"{', '.join(missing)}: not begun"
     return "done", None
 
 
-def _copies(tx: Connection, scan_id: int) -> list[dict[str, Any]]:
-    """One entry per file and place, with the strongest evidence for it."""
-    files = {f.id: f for f in scans.files_of(tx, [scan_id])[scan_id]}
+def _copies(tx: Connection, scan_id: int, files: Sequence[File]) -> list[dict[str, Any]]:
+    """One entry per file and place, with the evidence for it."""
+    by_id = {file.id: file for file in files}
     query = (
         sa.select(
-            copies.c.place, copies.c.state, copies.c.verified_at, copies.c.pruned_at, evidence.c.file_id,
+            copies.c.place, copies.c.pruned_at, evidence.c.file_id,
             evidence.c.method, evidence.c.digest, evidence.c.bytes, evidence.c.at,
         )
         .join_from(copies, evidence, evidence.c.copy_id == copies.c.id)
@@ -138,7 +155,7 @@ def _copies(tx: Connection, scan_id: int) -> list[dict[str, Any]]:
     )  # fmt: skip
     out: dict[tuple[str, int], dict[str, Any]] = {}
     for row in tx.execute(query).mappings():
-        file = files[row["file_id"]]
+        file = by_id[row["file_id"]]
         entry = out.setdefault(
             (row["place"], file.id),
             {
@@ -151,7 +168,8 @@ def _copies(tx: Connection, scan_id: int) -> list[dict[str, Any]]:
                 "pruned_at": stamp(row["pruned_at"]),
             },
         )
-        entry["sha256"] = entry["sha256"] or row["digest"]
+        entry["bytes"] = row["bytes"]  # the latest evidence counts
+        entry["sha256"] = row["digest"] or entry["sha256"]
         if row["method"] != "listing":
             entry["verified_at"] = stamp(row["at"])
             entry["verified_by"] = " + ".join(filter(None, [entry["verified_by"], row["method"]]))

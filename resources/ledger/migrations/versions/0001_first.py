@@ -272,7 +272,12 @@ def upgrade() -> None:
         sa.Column("copy_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("file_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("method", sa.Text(), nullable=False, comment="listing | globus-checksum | sha256 | …"),
-        sa.Column("digest", sa.Text(), nullable=True),
+        sa.Column(
+            "digest",
+            sa.Text(),
+            nullable=True,
+            comment="SHA-256 of the bytes as read in this place; null when they were not read",
+        ),
         sa.Column("bytes", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("mtime", schema.UtcDateTime(), nullable=True),
         sa.Column("at", schema.UtcDateTime(), nullable=False),
