@@ -97,6 +97,15 @@ def keep(
         entry = next((e for path, e in by_name.items() if path.endswith("/" + file.path)), None)
         if entry is None or not entry.get("sha256"):
             continue
+        if entry["bytes"] != file.bytes:
+            scans.ask_person(
+                tx,
+                scan.id,
+                f"{file.path} at {place} has {entry['bytes']} bytes, the scan's file has {file.bytes}: the copy was "
+                "changed after it had been verified. What to do: find out by whom, then copy the scan again.",
+                now,
+            )
+            continue
         scans.add_evidence(tx, copy_id, file.id, DIGEST, entry["sha256"], entry["bytes"], None, now, task.id)
         other = scans.keep_sha256(tx, file.id, entry["sha256"])
         if other is not None:

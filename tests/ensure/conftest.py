@@ -42,7 +42,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PACE = Pace(
     tick_s=1, settle_s=0, companion_wait_s=0, grace_s=0.3, poll_s=0.05, lease_s=2, report_s=1, lookup_s=0.6,
-    unknown_s=2, pause_first_s=0.2, pause_most_s=0.5, stall_s=0.6, retry_speed=300,
+    unknown_s=2, pause_first_s=0.2, pause_most_s=0.5, stall_s=0.6, retry_speed=300, linger_s=0, stay_s=30,
 )  # fmt: skip
 STAND_IN = r"""#!/bin/sh
 # als-xpcs corr FILE ... --summary FILE --plots FOLDER: reads nothing, says what it was given
