@@ -19,12 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import RawFileError
+from als_analysis.readers.events import Events
+from als_analysis.workers import Workers
 
 if TYPE_CHECKING:
     import h5py
 
 _DEFLATE, _SHUFFLE, _BITSHUFFLE = 1, 2, 32008
 _BITSHUFFLE_LZ4, _BITSHUFFLE_ZSTD = 2, 3
+_FULLEST = 12  # a frame with more than one event in so many pixels is not listed
 _HEADER = 12  # bitshuffle: decoded bytes (u64, big-endian), bytes per block (u32, big-endian)
 
 
@@ -40,6 +43,7 @@ class Chunks:
     filters: tuple[int, ...]
     fill: Any
     bitshuffle: Any  # the C function, or None
+    lz4: int | None = None  # the address of LZ4's, where bitshuffled frames are compressed with it
 
     def read(self, descriptor: int, frame: int) -> bytes:
         """The encoded bytes of a frame; raises `RawFileError` where the file ends before them."""
@@ -76,6 +80,32 @@ class Chunks:
         else:
             out[:] = np.frombuffer(plain, dtype=self.dtype)
 
+    def events(self, fetched: list[tuple[int, bytes]], workers: Workers) -> Events | None:
+        """The events of fetched frames without decoding them to pixels; None where that is not possible."""
+        if self.lz4 is None or self.dtype.kind not in "ui" or not all(data for _, data in fetched):
+            return None
+        from als_analysis.readers.bitplanes import list_planes
+
+        room, function = self.pixels // _FULLEST + 64, self.lz4
+        data = np.frombuffer(b"".join(data for _, data in fetched), dtype=np.uint8)
+        starts = np.concatenate([[0], np.cumsum([len(data) for _, data in fetched])])
+        pixel = np.empty(len(fetched) * room, dtype=np.int32)
+        count = np.empty(len(fetched) * room, dtype=self.dtype)
+        found = np.empty(len(fetched), dtype=np.int64)
+        item = self.dtype.itemsize
+        workers.share(
+            lambda a, b: list_planes(function, data, starts, a, b, self.pixels, item, room, pixel, count, found),
+            len(fetched),
+        )
+        if (found < 0).any():
+            return None  # too full, or not what it should be: decoding says which
+        parts = [slice(t * room, t * room + int(n)) for t, n in enumerate(found)]
+        return Events(
+            np.concatenate([[0], np.cumsum(found)]),
+            np.concatenate([pixel[p] for p in parts]),
+            np.concatenate([count[p] for p in parts]),
+        )
+
 
 def chunks_of(dataset: h5py.Dataset, path: Path) -> Chunks | None:
     """How to read the frames of a dataset directly, or None where only HDF5 can."""
@@ -110,15 +140,29 @@ def chunks_of(dataset: h5py.Dataset, path: Path) -> Chunks | None:
         raise RawFileError(f"{path}: {dataset.name}: its chunk index cannot be read: {error}") from error
     if skipped:
         return None  # a filter was left out for some chunk: HDF5 knows what to do
-    return Chunks(path, offset, size, dataset.dtype, height * width, codes, dataset.fillvalue, function)
+    lz4 = _lz4_address() if function is not None and int(filters[0][2][4]) == _BITSHUFFLE_LZ4 else None
+    return Chunks(path, offset, size, dataset.dtype, height * width, codes, dataset.fillvalue, function, lz4)
+
+
+def _library() -> Path | None:
+    import hdf5plugin
+
+    return next(iter(sorted(Path(hdf5plugin.PLUGIN_PATH).glob("libh5bshuf.*"))), None)
+
+
+@cache
+def _lz4_address() -> int | None:
+    library = _library()
+    try:
+        return ctypes.cast(ctypes.CDLL(str(library)).LZ4_decompress_safe, ctypes.c_void_p).value if library else None
+    except (OSError, AttributeError):
+        return None  # another build of the plugin: frames are decoded whole
 
 
 @cache
 def _bitshuffle(compression: int) -> Any:
-    import hdf5plugin
-
     name = {_BITSHUFFLE_LZ4: "bshuf_decompress_lz4", _BITSHUFFLE_ZSTD: "bshuf_decompress_zstd"}.get(compression)
-    library = next(iter(sorted(Path(hdf5plugin.PLUGIN_PATH).glob("libh5bshuf.*"))), None)
+    library = _library()
     if name is None or library is None:
         return None
     try:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import BadArguments, MetadataMissing
+from als_analysis.readers.events import Events
 from als_analysis.readers.layout import Layout
 from als_analysis.workers import Workers
 
@@ -58,6 +59,10 @@ class FrameSource(Protocol):
 
     def decode(self, fetched: Any, out: NDArray[Any], workers: Workers) -> None:
         """Decode fetched frames into `out` (n, H * W) of `dtype`, in several threads; raises `RawFileError`."""
+        ...
+
+    def events(self, fetched: Any, workers: Workers) -> Events | None:
+        """The events of fetched frames where the file gives them cheaply, otherwise None; raises `RawFileError`."""
         ...
 
     def metadata(self) -> tuple[dict[str, Quantity], list[str]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from als_analysis.failure import RawFileError
 from als_analysis.readers.chunks import Chunks, chunks_of
+from als_analysis.readers.events import Events
 from als_analysis.readers.frames import Quantity
 from als_analysis.readers.layout import Field, Layout
 from als_analysis.workers import Workers
@@ -82,6 +83,9 @@ class Hdf5Frames:
                 chunks.decode(data, out[row], frame)
 
         workers.share(work, len(fetched))
+
+    def events(self, fetched: Any, workers: Workers) -> Events | None:
+        return self._chunks.events(fetched, workers) if self._chunks is not None else None
 
     def metadata(self) -> tuple[dict[str, Quantity], list[str]]:
         beside = self.layout.companion(self.path, self.layout.metadata_file)

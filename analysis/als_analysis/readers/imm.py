@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import RawFileError
+from als_analysis.readers.events import Events, of_frames
 from als_analysis.readers.frames import Quantity
 from als_analysis.readers.hdf5 import open_hdf5, read_fields
 from als_analysis.readers.layout import Layout
@@ -98,8 +99,10 @@ class ImmFrames:
             fetched.append((frame, data))
         return fetched
 
-    def events(self, data: bytes, frame: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
-        """Flat pixel indices and counts of one frame of a sparse file."""
+    def events(self, fetched: Any, workers: Workers) -> Events | None:
+        return of_frames([self._events_of(data, frame) for frame, data in fetched], self.dtype) if self.sparse else None
+
+    def _events_of(self, data: bytes, frame: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
         count = len(data) // 6
         index = np.frombuffer(data, dtype="<i4", count=count)
         if count and (index.min() < 0 or index.max() >= self.shape[1] * self.shape[2]):
@@ -109,7 +112,7 @@ class ImmFrames:
     def _decode_one(self, item: tuple[int, bytes], out: NDArray[Any]) -> None:
         frame, data = item
         if self.sparse:
-            index, counts = self.events(data, frame)
+            index, counts = self._events_of(data, frame)
             out[:] = 0
             out[index] = counts
         else:

@@ -16,6 +16,7 @@ from als_analysis.failure import OutOfMemory, Preempted, QMapError, RawFileError
 from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
 from als_analysis.workers import Workers, available_cores
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
+from als_analysis.xpcs.events import BLOCK_MULTIPLE, EventCorrelator, event_blocks, is_sparse
 from als_analysis.xpcs.fits import Fit, fit_bins
 from als_analysis.xpcs.multitau import Correlator, Pixels, State, arrange, lags_for
 from als_analysis.xpcs.observe import Observer
@@ -28,6 +29,7 @@ SEGMENTS = 10
 FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which their error does not show
 _USUAL_BYTES = 700 << 20  # what the analysis holds beside the interpreter where no limit is given
 _MOST_FRAMES, _FEWEST_FRAMES = 256, 16  # in a block
+_MOST_EVENT_FRAMES = 1024  # whose memory is next to nothing
 
 Progress = Callable[[int, int], None]  # processed frames done, of all
 
@@ -58,7 +60,14 @@ def correlate(
     pixels = pixels_of(qmap)
     with Workers(threads or available_cores()) as workers:
         observer = Observer(source.shape[1:], frames, pixels, min(SEGMENTS, frames), _block_type(source, options))
-        correlator = Correlator(frames, pixels, workers) if options.kind != "twotime" else None
+        correlator: Correlator | None = None
+        if options.kind != "twotime":
+            sparse = is_sparse(source, options, pixels, frames)
+            correlator = (
+                EventCorrelator(frames, pixels, workers, source.dtype)
+                if sparse
+                else Correlator(frames, pixels, workers)
+            )
         run = _Run(source, options, correlator, observer, workers)
         if out is not None and stop is not None:
             run.checkpoint = Checkpoint(out, run.identity(qmap))
@@ -105,8 +114,14 @@ class _Run:
         frames = observer.frames
         count = options.partials
         self.cuts = [frames * i // count for i in range(1, count + 1)] if count > 1 else []
-        block = _block_frames(source, options, frames, observer.pixels)
-        self.edges = block_edges(frames, block, {*observer.cuts, *self.cuts})
+        sparse = isinstance(correlator, EventCorrelator)
+        block = _MOST_EVENT_FRAMES if sparse else _block_frames(source, options, frames, observer.pixels)
+        multiple = 1
+        if sparse:
+            multiple = BLOCK_MULTIPLE
+            self.cuts = [c // multiple * multiple if c < frames else c for c in self.cuts]
+            observer.cuts = [c // multiple * multiple if c < frames else c for c in observer.cuts]
+        self.edges = block_edges(frames, block, {*observer.cuts, *self.cuts}, multiple)
         self.parts: list[tuple[Any, Any]] = []
         self.mark: State | None = None
 
@@ -129,9 +144,11 @@ class _Run:
         """Take all frames in, and give g2 with its parts."""
         begin = self._restore()
         frames = self.observer.frames
-        for start, raw in blocks(self.source, self.options, self.edges[self.edges.index(begin) :], self.workers):
-            self._take(raw)
-            done = start + len(raw)
+        edges = self.edges[self.edges.index(begin) :]
+        stream: Any = event_blocks if isinstance(self.correlator, EventCorrelator) else blocks
+        for start, block in stream(self.source, self.options, edges, self.workers):
+            self._take(block)
+            done = start + len(block)
             if progress is not None:
                 progress(done, frames)
             if stop is not None and stop() and done < frames:
@@ -150,17 +167,25 @@ class _Run:
             multitau.partial_labels = [f"frames {a} to {b - 1}" for a, b in zip(starts, self.cuts, strict=True)]
         return multitau
 
-    def _take(self, raw: NDArray[Any]) -> None:
-        mean = self.observer.add(raw, self.workers)
-        if self.correlator is None:
-            return
-        scale = np.ones(len(raw), dtype=np.float32)
+    def _take(self, block: Any) -> None:
+        correlator = self.correlator
+        if isinstance(correlator, EventCorrelator):
+            mean = self.observer.add_events(block, correlator.lane, self.workers)
+            correlator.add_events(block, self._scale(mean))
+        else:
+            mean = self.observer.add(block, self.workers)
+            if correlator is None:
+                return
+            correlator.add(block, self._scale(mean))
+        if self.observer.done in self.cuts:
+            self.parts.append(correlator.g2(self.mark))
+            self.mark = correlator.state.mark() if self.observer.done < self.observer.frames else None
+
+    def _scale(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        scale = np.ones(len(mean), dtype=np.float32)
         if self.options.frame_norm:
             np.divide(1.0, mean, out=scale, where=mean > 0, casting="unsafe")
-        self.correlator.add(raw, scale)
-        if self.observer.done in self.cuts:
-            self.parts.append(self.correlator.g2(self.mark))
-            self.mark = self.correlator.state.mark() if self.observer.done < self.observer.frames else None
+        return scale
 
     def _snapshot(self) -> Arrays:
         arrays = {f"observer_{k}": v for k, v in self.observer.snapshot().items()}
@@ -168,6 +193,8 @@ class _Run:
             if state is not None:
                 arrays |= {f"{name}_{key}": getattr(state, key) for key in _STATE}
                 arrays[f"{name}_frames"] = np.array(state.frames)
+        if isinstance(self.correlator, EventCorrelator):
+            arrays |= {f"events_{key}": value for key, value in self.correlator.memory().items()}
         if self.parts:
             arrays["parts"] = np.array(self.parts)
         return arrays
@@ -179,6 +206,10 @@ class _Run:
         self.observer.restore({k.removeprefix("observer_"): v for k, v in stored.items() if k.startswith("observer_")})
         if self.correlator is not None:
             self.correlator.state = _state(stored, "state")
+        if isinstance(self.correlator, EventCorrelator):
+            self.correlator.remember(
+                {k.removeprefix("events_"): v for k, v in stored.items() if k.startswith("events_")}
+            )
         self.mark = _state(stored, "mark") if "mark_frames" in stored else None
         self.parts = [(part[0], part[1]) for part in stored.get("parts", ())]
         return self.observer.done

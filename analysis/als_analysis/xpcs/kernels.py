@@ -334,7 +334,7 @@ def _pairs(seen: Any, row: int) -> Any:
 
 
 @compiled_sums
-def _bin_sums(product: Any, one: Any, other: Any, alive: Any, begin: int, end: int) -> Any:
+def _bin_sums(product: Any, one: Any, other: Any, least: Any, alive: Any, begin: int, end: int) -> Any:
     """Over lanes begin … end that are alive: sums of G2, IP, IF, their number; of those with a g2 the number, and the
     sums of (g2 - 1) and (g2 - 1)^2."""
     a = b = c = n = m = u = v = 0.0
@@ -345,7 +345,8 @@ def _bin_sums(product: Any, one: Any, other: Any, alive: Any, begin: int, end: i
         c += other[p] if live else 0.0
         n += 1.0 if live else 0.0
         square = one[p] * other[p]
-        good = live and square != 0.0
+        # what is left of a pixel's total without its only photons is rounding: no g2 can be had from it
+        good = live and abs(one[p]) > least[p] and abs(other[p]) > least[p]
         away = (product[p] - square) / (square if good else 1.0)
         m += 1.0 if good else 0.0
         u += away if good else 0.0
@@ -389,12 +390,14 @@ def reduce_tiles(
     future0 = np.zeros((lags, LANES))
     product = np.empty(LANES)
     alive = np.empty(LANES, dtype=np.bool_)
+    least = np.empty(LANES)
     for tile in range(begin, end):
         _past_future(seen, recent[tile], first[tile], odd[tile], total[tile], totals, past, future)
         if differ:
             _past_future(seen0, recent0[tile], first[tile], odd0[tile], total0[tile], totals0, past0, future0)
         for p in range(LANES):
             alive[p] = static[tile, p] >= 0 and np.isfinite(totals[0, p])
+            least[p] = 3e-6 * abs(totals[0, p]) / max(seen[0], 1)
         for row in range(lags):
             pairs = _pairs(seen, row) - (_pairs(seen0, row) if differ else 0)
             if pairs <= 0:
@@ -410,7 +413,7 @@ def reduce_tiles(
                 while stop < LANES and static[tile, stop] == bin_:
                     stop += 1
                 if bin_ >= 0:
-                    a, b, c, n, m, u, v = _bin_sums(product, past[row], future[row], alive, start, stop)
+                    a, b, c, n, m, u, v = _bin_sums(product, past[row], future[row], least, alive, start, stop)
                     per_static[row, 0, bin_] += a
                     per_static[row, 1, bin_] += b
                     per_static[row, 2, bin_] += c

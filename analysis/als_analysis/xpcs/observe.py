@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from als_analysis.readers.events import Events
 from als_analysis.workers import Workers
 from als_analysis.xpcs.multitau import Pixels
 
@@ -77,6 +78,35 @@ class Observer:
                 self.saturated += int(np.count_nonzero(raw[row][self.pixels.used] == self.top))
                 self.looked_at += len(self.pixels.used)
         self._last = raw[-1].copy()
+        self.done += count
+        if self.done in self.cuts:
+            self._close_segment()
+        return mean
+
+    def add_events(self, events: Events, lane: NDArray[np.int32], workers: Workers) -> F64:
+        """As `add`, for frames given as events; `lane` is not negative for used pixels."""
+        from als_analysis.xpcs import kernels_sparse
+
+        start, count = self.done, len(events)
+        sums = np.zeros(count)
+        workers.share(
+            lambda a, b: kernels_sparse.sum_events(events.starts, events.pixel, events.count, lane, a, b, sums), count
+        )
+        mean = self.mean[start : start + count]
+        mean[:] = sums / len(self.pixels.used)
+        kernels_sparse.add_event_totals(
+            events.pixel, events.count, int(events.starts[0]), int(events.starts[-1]), self.total
+        )
+        self.known += count
+        for row in range(count):
+            pixel, number = events.frame(row)
+            same = start + row > 0 and mean[row] == self.mean[start + row - 1] and mean[row] != 0
+            if same and self._last is not None and np.array_equal(np.concatenate([pixel, number]), self._last):
+                self.repeated += 1
+            self._last = np.concatenate([pixel, number])
+        if self.top is not None:
+            self.saturated += int(np.count_nonzero(events.count == self.top))
+            self.looked_at += count * self.pixels.size
         self.done += count
         if self.done in self.cuts:
             self._close_segment()

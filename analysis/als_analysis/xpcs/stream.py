@@ -14,8 +14,14 @@ from als_analysis.workers import Workers
 from als_analysis.xpcs.options import Options
 
 
-def block_edges(frames: int, block: int, cuts: set[int]) -> list[int]:
-    """Where blocks begin and end: at every cut, and between cuts in equal parts of at most `block` frames."""
+def block_edges(frames: int, block: int, cuts: set[int], multiple: int = 1) -> list[int]:
+    """Where blocks begin and end: at every cut, and between cuts in equal parts of at most `block` frames.
+
+    Cuts and parts are moved down to a multiple of `multiple` frames.
+    """
+    if multiple > 1:
+        counts = block_edges(frames // multiple, max(block // multiple, 1), {c // multiple for c in cuts})
+        return sorted({*(c * multiple for c in counts[:-1]), frames})
     edges = [0]
     for cut in sorted({c for c in cuts if 0 < c < frames} | {frames}):
         parts = -(-(cut - edges[-1]) // block)

@@ -1,0 +1,110 @@
+"""The event path gives what the dense path gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+from als_analysis.failure import BadArguments
+from als_analysis.readers import load_layout, open_frames
+from als_analysis.xpcs import events
+from als_analysis.xpcs.corr import correlate
+from als_analysis.xpcs.options import Options
+from als_analysis.xpcs.qmap import Bins, QMap
+from als_analysis.xpcs.result import Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+LAYOUT = load_layout({"frames": "/d", "frame_time": {"value": 0.1, "unit": "s"}})
+
+
+def qmap(shape: tuple[int, int]) -> QMap:
+    static = np.zeros(shape, dtype=np.uint32)
+    static[1:-1, 1:-2] = 1 + np.arange(shape[0] - 2)[:, None] // 5
+    dynamic = np.where(static > 0, 1 + (static - 1) // 2, 0).astype(np.uint32)
+    counts = (int(dynamic.max()), int(static.max()))
+    return QMap(
+        dynamic,
+        static,
+        Bins(np.arange(counts[0]) + 1.0, np.zeros(1), (counts[0], 1)),
+        Bins(np.arange(counts[1]) + 1.0, np.zeros(1), (counts[1], 1)),
+        np.ones(shape, dtype=np.uint8),
+    )
+
+
+def write(path: Path, frames: int, mean: float, side: int = 24, seed: int = 0, dtype: str = "uint16") -> Path:
+    rng = np.random.default_rng(seed)
+    rate = mean * rng.exponential(size=(frames // 8 + 1, side, side)).repeat(8, axis=0)[:frames]
+    with h5py.File(path, "w") as file:
+        file.create_dataset(
+            "/d", data=rng.poisson(rate).astype(dtype), chunks=(1, side, side), **hdf5plugin.Bitshuffle(cname="lz4")
+        )
+    return path
+
+
+def both(path: Path, **options: object) -> tuple[Result, Result]:
+    found = []
+    for sparse in ("never", "always"):
+        with open_frames(path, LAYOUT) as source:
+            found.append(correlate(source, qmap(source.shape[1:]), Options(sparse=sparse, **options)))  # type: ignore[arg-type]
+    return found[0], found[1]
+
+
+def assert_same(dense: Result, sparse: Result, partials: bool = True) -> None:
+    assert dense.multitau is not None and sparse.multitau is not None
+    np.testing.assert_allclose(sparse.multitau.g2, dense.multitau.g2, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(sparse.multitau.g2_err, dense.multitau.g2_err, rtol=2e-6, atol=1e-9)
+    np.testing.assert_allclose(sparse.scattering.mean_2d, dense.scattering.mean_2d, rtol=1e-12)
+    np.testing.assert_allclose(sparse.scattering.intensity_vs_time, dense.scattering.intensity_vs_time, rtol=1e-12)
+    if partials and dense.multitau.partial is not None and sparse.multitau.partial is not None:
+        np.testing.assert_allclose(sparse.multitau.partial, dense.multitau.partial, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    frames=st.integers(256, 700),
+    mean=st.sampled_from([0.003, 0.05, 0.5]),
+    block=st.integers(16, 300),
+    norm=st.booleans(),
+)
+def test_any_number_of_frames_occupancy_and_block_size_gives_the_dense_answer(
+    tmp_path_factory: pytest.TempPathFactory, frames: int, mean: float, block: int, norm: bool
+) -> None:
+    path = write(tmp_path_factory.mktemp("s") / "s.h5", frames, mean, seed=frames)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("als_analysis.xpcs.corr._MOST_EVENT_FRAMES", block)
+        dense, sparse = both(path, frame_norm=norm, partials=1)
+    assert_same(dense, sparse)
+
+
+def test_the_parts_agree_where_they_are_cut_at_a_multiple_of_16(tmp_path: Path) -> None:
+    dense, sparse = both(write(tmp_path / "s.h5", 512, 0.05), partials=2)
+    assert_same(dense, sparse)
+
+
+def test_begin_end_and_stride_hold_for_events_too(tmp_path: Path) -> None:
+    dense, sparse = both(write(tmp_path / "s.h5", 1000, 0.05, dtype="uint8"), begin=7, end=990, stride=3, partials=1)
+    assert_same(dense, sparse)
+
+
+def test_the_path_is_chosen_by_what_the_frames_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(
+        events.EventCorrelator,
+        "add_events",
+        lambda self, e, s, real=events.EventCorrelator.add_events: (taken.append(len(e)), real(self, e, s))[1],
+    )
+    for mean, expected in ((0.01, True), (0.3, False)):
+        taken.clear()
+        with open_frames(write(tmp_path / f"{mean}.h5", 300, mean), LAYOUT) as source:
+            correlate(source, qmap(source.shape[1:]), Options())
+        assert bool(taken) is expected
+
+
+def test_events_are_refused_for_data_that_has_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.h5", 300, 1.0, dtype="float32")
+    with open_frames(path, LAYOUT) as source, pytest.raises(BadArguments, match="whole numbers"):
+        correlate(source, qmap(source.shape[1:]), Options(sparse="always"))
