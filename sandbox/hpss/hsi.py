@@ -99,22 +99,26 @@ class Hsi:
 
     def do_ls(self, words: list[str]) -> None:
         flags, names = flags_of(words)
-        for path in self._paths(names or [self.cwd]):
-            with self.tape.command("hsi ls", path):
-                local = self.tape.local(path)
-                if not local.exists():
-                    raise self._missing(path)
-                if "R" in flags:
-                    for inside in sorted(p for p in local.rglob("*") if p.is_file()):
-                        self._line(flags | {"P"} if "P" in flags else flags, f"{path}/{inside.relative_to(local)}")
-                elif local.is_dir() and "d" not in flags:
-                    if "l" in flags and "P" not in flags:
-                        self.say(f"{path}:")
-                    for name in sorted(p.name for p in local.iterdir()):
-                        if not name.startswith(".") or "a" in flags:
-                            self._line(flags, f"{path.rstrip('/')}/{name}")
-                else:
-                    self._line(flags, path)
+        for name in names or [self.cwd]:
+            with self.tape.command("hsi ls", self.tape.absolute(name, self.cwd)):
+                for path in self._paths([name]):
+                    self._list(flags, path)
+
+    def _list(self, flags: set[str], path: str) -> None:
+        local = self.tape.local(path)
+        if not local.exists():
+            raise self._missing(path)
+        if "R" in flags:
+            for inside in sorted(p for p in local.rglob("*") if p.is_file()):
+                self._line(flags, f"{path}/{inside.relative_to(local)}")
+        elif local.is_dir() and "d" not in flags:
+            if "l" in flags and "P" not in flags:
+                self.say(f"{path}:")
+            for name in sorted(p.name for p in local.iterdir()):
+                if not name.startswith(".") or "a" in flags:
+                    self._line(flags, f"{path.rstrip('/')}/{name}")
+        else:
+            self._line(flags, path)
 
     def _line(self, flags: set[str], path: str) -> None:
         local = self.tape.local(path)

@@ -351,11 +351,12 @@ def main(directory: str, words: list[str]) -> int:
         options = Options(words)
         tape = Tape(directory)
         htar = Htar(tape, options)
+        actions: dict[str, Callable[[], None]] = {
+            "c": htar.create, "t": htar.table, "x": htar.extract, "X": htar.rebuild,
+            "K": lambda: htar.verify(options.checks()),
+        }  # fmt: skip
         with tape.session(), tape.command(f"htar -{options.action}", htar.archive):
-            {
-                "c": htar.create, "t": htar.table, "x": htar.extract, "X": htar.rebuild,
-                "K": lambda: htar.verify(options.checks()),
-            }[options.action]()  # fmt: skip
+            actions[options.action]()
     except Quota:
         print("ERROR: writing to HPSS: Disk quota exceeded [-122: HPSS_EDQUOT]\nHTAR: HTAR FAILED", file=sys.stderr)
         return EX_SOFTWARE
