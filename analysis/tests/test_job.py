@@ -100,12 +100,14 @@ def test_of_many_jobs_started_at_once_exactly_one_runs(tmp_path: Path) -> None:
 def test_a_requeued_job_goes_on_with_what_had_not_ended(tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = {"id": "first", "argv": ["sh", "-c", f"echo first >> '{log}'"]}
-    second = {"id": "second", "argv": ["sh", "-c", f"echo second >> '{log}'; exec sleep 60"]}
+    script = f"echo $$ > '{tmp_path}/pid'; echo second >> '{log}'; exec sleep 60"
+    second = {"id": "second", "argv": ["sh", "-c", script]}
     process = _start(_request(tmp_path, first, second))
     while not log.exists() or "second" not in log.read_text():
         time.sleep(0.02)
     process.kill()
     process.communicate(timeout=10)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)  # as Slurm does with all of a job
     again = {"id": "second", "argv": ["sh", "-c", f"echo again >> '{log}'"]}
     assert _run(_request(tmp_path, first, again))[0] == 0
     assert log.read_text().split() == ["first", "second", "again"]
