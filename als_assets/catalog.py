@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from als_assets import catalog_documents as documents
 from als_assets import description, jobs
+from als_assets.catalog_lifecycle import datablock, lifecycle
 from als_assets.description import Describer
 from als_assets.family import ByHand, ByTask, Done, GoOn, NotDone, Outcome, Rests, Wait, Work
 from als_assets.transfers import link
@@ -25,7 +26,7 @@ from beamlines.policy import retry
 from beamlines.spec import Asset, Catalog, Spec
 from resources.errors import CredentialProblem, Unavailable
 from resources.facilities import Facilities
-from resources.ledger import Ledger, products, scans
+from resources.ledger import Ledger, products, scans, steps
 from resources.ledger.leases import Pause
 from resources.ledger.products import Product
 from resources.ledger.scans import File, Scan
@@ -150,12 +151,15 @@ class CatalogFamily:
             known = products.latest(tx, scan.id, description.PRODUCT)
             results = [p for p in products.of_scan(tx, scan.id) if p.asset in self._analyses()]
             pictures = {p.id: products.pngs(tx, p.id) for p in [*results, *([known] if known else [])]}
+            archive_state, archive = self._archive(tx, scan)
         raw = documents.raw_dataset(facts)
         self.scicat.upsert_dataset(raw)
         self.scicat.ensure_origdatablock(raw["pid"], documents.file_list(facts.files))
         if known is not None:
             self._attach(raw["pid"], pictures[known.id])
-        self.scicat.set_lifecycle(raw["pid"], isOnCentralDisk=True)
+        if archive is not None:
+            self.scicat.ensure_datablock(raw["pid"], datablock(archive, facts.files))
+        self.scicat.set_lifecycle(raw["pid"], **lifecycle(archive_state, archive))
         made = [{"pid": raw["pid"], "type": "raw"}]
         for product in results:
             derived = documents.derived_dataset(facts, self._result(product))
@@ -182,6 +186,15 @@ class CatalogFamily:
             picture = documents.attachment(CAPTIONS.get(name, name), png, self.catalog.owner_group)
             self.scicat.ensure_attachment(pid, picture["caption"], picture["thumbnail"], picture["ownerGroup"])
 
+    def _archive(self, tx: Connection, scan: Scan) -> tuple[str | None, dict[str, Any] | None]:
+        """The state of the archive's step, and als-archive's document once it is done."""
+        wanted = self.spec.archive
+        if wanted is None:
+            return None, None
+        state = next((s.state for s in steps.of_scan(tx, scan.id) if s.asset == wanted.asset), None)
+        made = products.latest(tx, scan.id, wanted.asset)
+        return state, made.document if made else None
+
     def _analyses(self) -> set[str]:
         return {a.asset for a in self.spec.analyses}
 
@@ -197,6 +210,10 @@ class CatalogFamily:
             if proven:
                 last = max(e["at"] for group in proven.values() for e in group)
                 copies.append(documents.CopyFacts(name, self._where(name, scan), last))
+        _, archive = self._archive(tx, scan)
+        if archive is not None and self.spec.archive is not None:
+            at = datetime.fromisoformat(str(archive["verified"]["at"]))
+            copies.append(documents.CopyFacts(self.spec.archive.place, str(archive["archive"]), at))
         catalog = self.catalog
         return documents.RawFacts(
             beamline=self.spec.id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from als_assets.archive import ArchiveFamily
 from als_assets.catalog import CatalogFamily
 from als_assets.family import Family
 from als_assets.transfers import CopyFamily
@@ -24,6 +25,10 @@ def family(spec: Spec, asset: Asset, facilities: Facilities, ledger: Ledger, ser
         globus = services[TRANSFER]
         source = storage(spec, asset.copy_to.source, facilities, globus)
         return CopyFamily(spec, asset, ledger, globus, source, storage(spec, asset.copy_to.place, facilities, globus))
+    if asset.kind is Kind.ARCHIVE and asset.archive is not None:
+        service = asset.archive.facility
+        places = [facilities.place(spec.id, name) for name in (asset.archive.source, asset.archive.place)]
+        return ArchiveFamily(spec, asset, ledger, services[service], *places, facilities.work(service, spec.id))
     if asset.kind is Kind.ANALYSIS and asset.analysis is not None:
         service = asset.analysis.facility
         place = facilities.place(spec.id, asset.analysis.place)
@@ -35,17 +40,6 @@ def family(spec: Spec, asset: Asset, facilities: Facilities, ledger: Ledger, ser
 
 def storage(spec: Spec, place: str, facilities: Facilities, globus: Any) -> Storage:
     return Storage(globus, f"{spec.id}/{place}", facilities.place(spec.id, place))
-
-
-def services_of(spec: Spec, asset: Asset) -> set[str]:
-    """The services that making an asset asks."""
-    if asset.kind is Kind.COPY:
-        return {TRANSFER}
-    if asset.analysis is not None:
-        return {asset.analysis.facility}
-    if asset.kind is Kind.CATALOG and spec.catalog is not None:
-        return {CATALOG} | ({spec.catalog.facility} if spec.catalog.describe_at else set())
-    return set()
 
 
 def systems(services: Mapping[str, Any]) -> dict[str, TaskSystem]:

@@ -22,6 +22,7 @@ RANGE = 100  # scans per run of a backfill: a run that waits for so many still h
 KINDS = {
     Kind.NOTICED: {"file"},
     Kind.COPY: {"globus", "hdf5"},
+    Kind.ARCHIVE: {"hpss", "slurm"},
     Kind.ANALYSIS: {"slurm", "hdf5"},
     Kind.CATALOG: {"scicat"},
 }
@@ -54,6 +55,11 @@ def describe(spec: Spec, asset: Asset) -> str:
         return (
             f"Each scan of {where} at `{asset.copy_to.place}`: a copy made from `{asset.copy_to.source}` by Globus "
             "Transfer, with checksums compared at both ends and sizes listed at the destination."
+        )
+    if asset.archive is not None:
+        return (
+            f"Each scan of {where} on tape at `{asset.archive.place}`: an archive of its own, with a manifest beside "
+            f"it, made from `{asset.archive.source}` by `als-archive` in a transfer job, and verified before it counts."
         )
     if asset.analysis is not None:
         return (

@@ -93,6 +93,16 @@ class Copy(Part):
     encrypt: bool = True
 
 
+class Archive(Part):
+    """Every scan on tape, one archive per scan, made and verified by `als-archive` in a job at a facility."""
+
+    asset: Name = "archived_at_hpss"
+    place: Name = Field(default="hpss", description="the place on tape")
+    source: Name = Field(description="the place whose copy is archived")
+    facility: str = Field(default="nersc", description="the task service that runs the job")
+    directives: dict[str, str] = Field(default_factory=dict, description="Slurm: qos xfer, constraint, time, mem …")
+
+
 class Analysis(Part):
     """A program that runs on every scan at a compute facility."""
 
@@ -146,6 +156,7 @@ class Retry(Part):
 class Kind(StrEnum):
     NOTICED = "noticed"
     COPY = "copy"
+    ARCHIVE = "archive"
     ANALYSIS = "analysis"
     CATALOG = "catalog"
 
@@ -162,6 +173,7 @@ class Asset(Part):
     upstream: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     copy_to: Copy | None = None
+    archive: Archive | None = None
     analysis: Analysis | None = None
 
 
@@ -178,6 +190,7 @@ class Spec(Part):
     since: date | None = Field(default=None, description="scans whose files are older are left alone")
     scans: ScanFiles
     copies: list[Copy]
+    archive: Archive | None = None
     analyses: list[Analysis] = Field(default_factory=list)
     catalog: Catalog | None = None
     retry: Retry = Field(default_factory=Retry)
@@ -191,7 +204,11 @@ class Spec(Part):
             if copy.place in known:
                 raise ValueError(f"copy to {copy.place!r}: the place is named twice")
             known.add(copy.place)
+        if self.archive and self.archive.place in known:
+            raise ValueError(f"archive: the place {self.archive.place!r} is named twice")
         wanted = [(f"analysis {a.asset!r}", a.place) for a in self.analyses]
+        if self.archive:
+            wanted.append(("archive", self.archive.source))
         if self.catalog and self.catalog.describe_at:
             wanted.append(("catalog.describe_at", self.catalog.describe_at))
         for who, place in wanted:
@@ -209,7 +226,8 @@ class Spec(Part):
 
     def assets(self) -> list[Asset]:
         """The assets in the order in which they come to be; those that `mode` leaves out are not there."""
-        wanted = {"observe": [Kind.NOTICED], "copy": [Kind.NOTICED, Kind.COPY], "full": list(Kind)}[self.mode]
+        copied = [Kind.NOTICED, Kind.COPY, Kind.ARCHIVE]
+        wanted = {"observe": [Kind.NOTICED], "copy": copied, "full": list(Kind)}[self.mode]
         return [asset for asset in self._plan() if asset.kind in wanted]
 
     def _plan(self) -> list[Asset]:
@@ -219,6 +237,10 @@ class Spec(Part):
             out.append(
                 Asset(name=f"raw_at_{copy.place}", kind=Kind.COPY, upstream=(source,), needs=(source,), copy_to=copy)
             )
+        if self.archive:
+            source = f"raw_at_{self.archive.source}"
+            name = self.archive.asset
+            out.append(Asset(name=name, kind=Kind.ARCHIVE, upstream=(source,), needs=(source,), archive=self.archive))
         for analysis in self.analyses:
             source = f"raw_at_{analysis.place}"
             out.append(
@@ -226,7 +248,8 @@ class Spec(Part):
             )
         if self.catalog:
             first = f"raw_at_{self.copies[0].place}" if self.copies else self.noticed
-            lineage = tuple(a.asset for a in self.analyses) or (first,)
+            archived = (self.archive.asset,) if self.archive else ()
+            lineage = (*archived, *(a.asset for a in self.analyses)) or (first,)
             out.append(Asset(name="catalog_entry", kind=Kind.CATALOG, upstream=lineage, needs=(first,)))
         return out
 
