@@ -122,7 +122,9 @@ def _compute(name: str, nersc: Any, facilities: Facilities, specs: Collection[Sp
     """Key, machine and projects; every folder as jobs see it; the work folders by writing; the programs."""
     works = {s.id: facilities.work(name, s.id) for s in specs if name in _task_services(s)}
     accounts = sorted({work.account for work in works.values() if work.account})
-    paths = [p.paths[name] for _, p in _places(facilities, specs) if name in p.paths]
+    tapes = {f"{s.id}/{s.archive.place}": s.archive.facility for s in specs if s.archive}
+    on_disk = [p for _, p in _places(facilities, specs) if p.globus is not None or p.mount is not None]
+    paths = [p.paths[name] for p in on_disk if name in p.paths]
     seen = nersc.check(accounts, list(dict.fromkeys(paths)))
     for one in seen:
         yield Finding(name, one.what, one.ok, one.says)
@@ -131,12 +133,15 @@ def _compute(name: str, nersc: Any, facilities: Facilities, specs: Collection[Sp
     for beamline, work in works.items():
         for use, folder in (("attempts", work.attempts), ("results", work.results)):
             yield _tried(name, f"{use} of {beamline}", partial(_write_work, nersc, folder))
+    for area, place in _places(facilities, specs):
+        if tapes.get(area) == name:
+            yield _tried(area, "tape", partial(_write_tape, nersc, place.paths[name]))
     for program in sorted({p for spec in specs for p in _programs(spec, name)}):
         yield _tried(name, f"program {program}", partial(_find_program, nersc, program))
 
 
 def _task_services(spec: Spec) -> set[str]:
-    used = {analysis.facility for analysis in spec.analyses}
+    used = {analysis.facility for analysis in spec.analyses} | ({spec.archive.facility} if spec.archive else set())
     return used | ({spec.catalog.facility} if spec.catalog and spec.catalog.describe_at else set())
 
 
@@ -145,6 +150,8 @@ def _programs(spec: Spec, service: str) -> set[str]:
     used = {f"als-{analysis.program}" for analysis in spec.analyses if analysis.facility == service}
     if spec.catalog and spec.catalog.describe_at and spec.catalog.facility == service:
         used.add("als-describe")
+    if spec.archive and spec.archive.facility == service:
+        used.add("als-archive")
     return used | {"als-job"} if used else set()
 
 
@@ -153,6 +160,13 @@ def _write_work(nersc: Any, folder: str) -> str:
     nersc.run_command(["mkdir", "-p", joined(folder, SCRATCH)])
     nersc.run_command(["rmdir", joined(folder, SCRATCH)])
     return f"jobs can write in {folder}"
+
+
+def _write_tape(nersc: Any, folder: str) -> str:
+    """Make the folder on tape, as the first archive would, through hsi on a login node."""
+    nersc.run_command(["hsi", "-q", f"mkdir -p {folder}"])
+    nersc.run_command(["hsi", "-q", f"ls -d {folder}"])
+    return f"HPSS answers, and {folder} is there"
 
 
 def _find_program(nersc: Any, program: str) -> str:
@@ -174,7 +188,7 @@ def _find_program(nersc: Any, program: str) -> str:
 def _catalogue(name: str, scicat: Any, facilities: Facilities, specs: Collection[Spec]) -> Iterator[Finding]:
     groups = sorted({spec.catalog.owner_group for spec in specs if spec.catalog})
     for one in scicat.check(groups):
-        yield Finding(name, one.what, one.ok, one.why)
+        yield Finding(name, one.what, one.ok, one.says)
 
 
 # writing where copies go

@@ -27,6 +27,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from resources.errors import FacilityError, NotFound, Refused, Unavailable
+from resources.finding import Finding
 from resources.globus_tasks import Event, event, status
 from resources.tasks import TaskStatus
 
@@ -56,15 +57,6 @@ class Entry:
     type: str
     bytes: int
     mtime: datetime
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that a flight check tried: what, whether it worked, and what was seen or is to be done."""
-
-    what: str
-    ok: bool
-    says: str = ""
 
 
 class GlobusTransfer(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -20,7 +20,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +29,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from resources.errors import CredentialProblem, FacilityError, NotFound, Refused, Unavailable
+from resources.finding import Finding
 from resources.scicat_differences import Document, changed_fields, equal, origdatablock_of, same_file
 
 if TYPE_CHECKING:
@@ -40,15 +40,6 @@ FILES_PER_BLOCK = 20_000  # a body may have 16 MB
 MOST = 1000
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of a flight check: what was tried, whether it works, and what that means."""
-
-    what: str
-    ok: bool
-    why: str = ""
 
 
 class SciCat(dg.ConfigurableResource[Any]):

@@ -27,6 +27,7 @@ import dagster as dg
 
 from resources import job_script, slurm_states
 from resources.errors import FacilityError, NotFound, Refused, Unavailable
+from resources.finding import Finding
 from resources.sfapi_session import Session
 from resources.tasks import TaskStatus, TaskSystem
 
@@ -55,15 +56,6 @@ class Entry:
     type: str
     bytes: int
     mtime: datetime | None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that `check` tried: what, whether it works, and what is to be known or done about it."""
-
-    what: str
-    ok: bool
-    says: str
 
 
 class Superfacility(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -7,17 +7,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from resources.errors import CredentialProblem, FacilityError, Refused
+from resources.finding import Finding
 
 if TYPE_CHECKING:
-    from resources.sfapi import Finding, Superfacility
+    from resources.sfapi import Superfacility
 
 SOON = timedelta(days=3)
 
 
 def findings(nersc: Superfacility, accounts: Sequence[str], paths: Sequence[str]) -> list[Finding]:
     """Each thing tried, in the order in which a person would repair them; ends early when nobody can sign in."""
-    from resources.sfapi import Finding
-
     found: list[Finding] = []
 
     def tried(what: str, do: Callable[[], str]) -> bool:

@@ -12,9 +12,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from als import platform
 from als import sandbox as sandbox_verb
 from als.check import check
 from als_assets import flight_check
+from beamlines.spec import Archive
 from resources import facilities
 from resources.facilities import load
 from resources.ledger import Ledger
@@ -169,6 +171,14 @@ def test_a_place_that_the_facility_file_lacks_is_named(checked: Checked, mistake
     code, found = checked()
     assert code == 1 and "has no place 'cfs' for beamline 'bl7011'" in found["globus", "look"]["says"]
     assert found["scicat", "SciCat login"]["ok"]
+
+
+def test_tape_is_tried_for_a_beamline_that_archives(sandbox: Any, checked: Checked) -> None:
+    spec = platform.spec_of("bl7011")
+    archiving = spec.model_copy(update={"archive": Archive(source="cfs")})
+    found = {(f.area, f.what): f for f in flight_check.findings(load(), [archiving])}
+    assert found["bl7011/hpss", "tape"].ok, found["bl7011/hpss", "tape"].says
+    assert ("nersc", "program als-archive") in found
 
 
 def test_a_scratch_folder_left_by_an_earlier_check_is_used_again(sandbox: Any, checked: Checked) -> None:

@@ -449,7 +449,7 @@ def test_the_check_proves_the_account_by_doing_and_can_be_repeated(client: Calla
 def test_the_check_tells_a_group_that_is_missing(client: Callable[..., SciCat]) -> None:
     findings = [one for one in client().check(["ALS-12345"]) if not one.ok]
     assert findings[0].what == "SciCat group ALS-12345"
-    assert "created but not updated" in findings[0].why
+    assert "created but not updated" in findings[0].says
     assert findings[1].what == "SciCat update"
 
 
