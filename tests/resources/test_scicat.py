@@ -418,7 +418,7 @@ def test_without_the_pid_privilege_the_check_says_what_to_ask_for(client: Callab
     findings = {one.what: one for one in client("user1").check(["7.0.1.1"])}
     bad = findings["SciCat entry with a pid of our own"]
     assert not bad.ok
-    assert "CREATE_DATASET_WITH_PID_GROUPS" in bad.why and "choose_pids: false" in bad.why
+    assert "CREATE_DATASET_WITH_PID_GROUPS" in bad.says and "choose_pids: false" in bad.says
 
 
 def test_without_the_pid_privilege_entries_are_found_by_their_key(client: Callable[..., SciCat], sandbox: Any) -> None:
