@@ -62,21 +62,11 @@ class Services:
         run = [sys.executable, "-m"]
         out = {
             "code": [
-                *run,
-                "dagster",
-                "api",
-                "grpc",
-                "--module-name",
-                "als_assets.definitions",
-                "--host",
-                HOST,
-                "--port",
-                str(self.code_port),
-                "--location-name",
-                LOCATION,
-            ],  # fmt: skip
+                *run, "dagster", "api", "grpc", "--module-name", "als_assets.definitions", "--host", HOST,
+                "--port", str(self.code_port), "--location-name", LOCATION,
+            ],
             "daemon": [*run, "dagster._daemon", "run", "-w", workspace],
-        }
+        }  # fmt: skip
         if self.web:
             out["web"] = [*run, "dagster_webserver", "-w", workspace, "-h", HOST, "-p", str(self.port)]
         return out
