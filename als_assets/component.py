@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from als_assets import shells
+from als_assets.quality import quality_checks
 from beamlines.spec import Kind, Spec
 from resources.facilities import Facilities, load
 from sensors.due_work import due_work
@@ -42,6 +43,10 @@ def definitions_of(spec: Spec, facilities: Facilities) -> dg.Definitions:
     sensors = [new_scans(spec, facilities)]
     if made:
         sensors.append(due_work(spec, facilities, [*due_jobs, *scan_jobs]))
+    checks = [quality_checks(spec, asset, shells.partitions(spec)) for asset in made]
     return dg.Definitions(
-        assets=[shells.asset_spec(spec, noticed), *assets], jobs=[*due_jobs, *scan_jobs], sensors=sensors
+        assets=[shells.asset_spec(spec, noticed), *assets],
+        asset_checks=[check for check in checks if check is not None],
+        jobs=[*due_jobs, *scan_jobs],
+        sensors=sensors,
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from als_assets import intents
+from als_assets import intents, quality
 from als_assets.family import ByHand, ByTask, Family, NotDone, Outcome, Refusal, Rests, Wait, Work
 from als_assets.outcomes import Outcomes
 from als_assets.stay import Stay
@@ -44,6 +44,7 @@ class Made:
     scan: Scan
     metadata: dict[str, Any]
     done_at: datetime | None = None
+    checks: Sequence[Any] = ()
 
 
 @dataclass
@@ -109,7 +110,9 @@ class Ensure:
                     break
                 await asyncio.sleep(self.pace.poll_s)
         if self.bugs:
-            raise ExceptionGroup(f"{self.beamline}/{self.asset}: {len(self.bugs)} bugs, see the log", self.bugs)
+            first = f"{type(self.bugs[0]).__name__}: {self.bugs[0]}"
+            words = f"{self.beamline}/{self.asset} met {len(self.bugs)} unforeseen errors; the first: {first}"
+            raise ExceptionGroup(words, self.bugs)
 
     def _with_due(self, keys: Sequence[str]) -> list[str]:
         """These scans and those that have become due since."""
@@ -348,7 +351,10 @@ class Ensure:
         done_at = {s.scan_id: s.done_at for s in mine if self._to_tell(s, patient)}
         with self.ledger.read() as tx:
             found = scans.many(tx, list(done_at))
-            return [Made(found[i], self._metadata(tx, found[i]), at) for i, at in done_at.items()]
+            return [
+                Made(found[i], self._metadata(tx, found[i]), at, self._checks(tx, found[i]))
+                for i, at in done_at.items()
+            ]
 
     def _metadata(self, tx: Any, scan: Scan) -> dict[str, Any]:
         try:
@@ -357,6 +363,9 @@ class Ensure:
             self.bugs.append(bug)
             self.log.error("%s: the metadata of %s met a bug", scan.key, self.asset, exc_info=bug)
             return {"metadata error": f"{type(bug).__name__}: {bug}"}
+
+    def _checks(self, tx: Any, scan: Scan) -> Sequence[Any]:
+        return quality.of_partition(self.family.spec, self.family.asset, tx, scan)
 
     def _reported(self, made: Made) -> None:
         self._told[made.scan.id] = made.done_at

@@ -26,6 +26,8 @@ KINDS = {
     Kind.ANALYSIS: {"slurm", "hdf5"},
     Kind.CATALOG: {"scicat"},
 }
+RETRY_NUMBER_TAG, RESUME_RETRY_TAG = "dagster/retry_number", "dagster/is_resume_retry"
+ROOT_RUN_TAG = "dagster/root_run_id"
 CANNOT_RETRY = {"dagster/max_retries": "0"}
 
 
@@ -83,6 +85,13 @@ def materialization(spec: Spec, asset: Asset, made: Made) -> dg.AssetMaterializa
     )
 
 
+def log(context: Any, event: dg.AssetMaterialization, made: Made) -> None:
+    """The materialization of a scan, and the verdicts on it."""
+    context.log_event(event)
+    for check in made.checks:
+        context.log_event(check)
+
+
 def _engine(context: Any, spec: Spec, asset: Asset, facilities: Facilities) -> Ensure:
     ledger = context.resources.ledger.open()
     services = {name: getattr(context.resources, name) for name in facilities.file.services}
@@ -109,7 +118,7 @@ def due_job(spec: Spec, asset: Asset, facilities: Facilities) -> dg.JobDefinitio
         engine = _engine(context, spec, asset, facilities)
         try:
             async for made in engine.run(context.op_config["scans"], patient=False):
-                context.log_event(materialization(spec, asset, made))
+                log(context, materialization(spec, asset, made), made)
         finally:
             release(engine, context.log)
         for key, why in engine.failed.items():
@@ -157,30 +166,50 @@ def partitioned_asset(spec: Spec, asset: Asset, facilities: Facilities) -> dg.As
         if run.tags.get(names.TRIGGER) == names.SHOW_FAILURE:
             show_failures(engine, keys)
         else:
-            ask(engine, keys, run.root_run_id or run.run_id, run.tags)
-        async for made in engine.run(keys, patient=True):
-            context.log_event(materialization(spec, asset, made))
+            ask(engine, keys, run)
+        more_below = len(run.asset_selection or ()) > 1
+        bugs = None
+        try:
+            async for made in engine.run(keys, patient=True):
+                event = materialization(spec, asset, made)
+                log(context, event, made)
+                if more_below:
+                    context.add_asset_metadata(event.metadata, event.asset_key, event.partition)
+        except ExceptionGroup as group:
+            bugs = group
         missing = absent(engine, keys)
         if engine.failed or missing:
-            raise failure(engine, {**missing, **engine.failed})
-        if len(context.run.asset_selection or ()) > 1:
+            raise failure(engine, {**missing, **engine.failed}) from bugs
+        if bugs is not None:
+            raise bugs
+        if more_below:
             # assets further down in the same run start only after an output; it repeats the events just logged
             yield dg.Output(None, output_name=context.op_execution_context.op_def.output_defs[0].name)
 
     return ensure_partitions
 
 
-def ask(engine: Ensure, keys: list[str], run_id: str, tags: Mapping[str, str]) -> None:
-    """A person or a backfill wants these: what is done is done anew, what failed gets fresh attempts."""
+def ask(engine: Ensure, keys: list[str], run: dg.DagsterRun) -> None:
+    """A person or a backfill wants these: what is done is done anew, what failed gets fresh attempts.
+
+    A run that Dagster starts again for one that crashed asks for nothing new. One that a person starts again "from
+    failure" gives fresh attempts to what failed, and leaves what the first run brought about.
+    """
+    tags = run.tags
+    first = tags.get(ROOT_RUN_TAG) or run.root_run_id or run.run_id
+    by_dagster, from_failure = RETRY_NUMBER_TAG in tags, tags.get(RESUME_RETRY_TAG) == "true"
     who = tags.get("user") or ("backfill " + tags["dagster/backfill"] if "dagster/backfill" in tags else "a person")
     now = engine.ledger.now()
     with engine.ledger.write() as tx:
-        mine = steps.of_keys(tx, engine.beamline, engine.asset, keys)
-        if flow.ask(tx, engine.family.spec, [s.scan_id for s in mine], engine.asset, run_id, now):
-            for step in mine:
+        known = [scan.id for key in keys if (scan := scans.find(tx, engine.beamline, key))]
+        flow.advance(tx, engine.family.spec, known, now)  # the spec may have gained this asset since
+        for step in steps.of_keys(tx, engine.beamline, engine.asset, keys):
+            retried = by_dagster or (from_failure and step.state != steps.FAILED)
+            by = first if retried else run.run_id
+            if flow.ask(tx, engine.family.spec, [step.scan_id], engine.asset, by, now):
                 history.record(
                     tx, now, who, "asked", beamline=engine.beamline, scan_id=step.scan_id, asset=engine.asset,
-                    why=f"run {run_id}",
+                    why=f"run {run.run_id}",
                 )  # fmt: skip
 
 
