@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -89,10 +88,6 @@ class Site:
 
     def fault(self, kind: str, **more: Any) -> None:
         self.box.add_fault({"service": "hpss", "kind": kind, **more})
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture

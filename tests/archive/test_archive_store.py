@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -153,6 +154,15 @@ def test_6_a_tar_file_of_somebody_else_is_an_error_and_stays(site: Any) -> None:
     assert site.tape() == tape
 
 
+def test_6_a_single_file_of_an_earlier_attempt_with_other_content_is_an_error_and_stays(site: Any) -> None:
+    site.fault("down", route="htar -c")
+    assert site.store(site.write("a", b"small"), site.write("large"), member_limit=2999).code == 69
+    tape = site.tape()
+    done = site.store(site.write("a", b"small"), site.write("large"), member_limit=2999)
+    assert done.code == 73 and ".file00002" in done.line
+    assert site.tape() == tape
+
+
 def test_6_half_a_tar_file_is_neither_adopted_nor_removed(site: Any) -> None:
     site.fault("quota", path="*.tar")
     assert site.store(site.write("a")).code == 74
@@ -256,6 +266,10 @@ def test_9_an_answer_that_says_nothing_is_not_absence(site: Any) -> None:
 def test_10_only_an_exit_code_of_zero_and_the_word_of_success_count(site: Any) -> None:
     site.fault("error", route="htar -c", when="after", code=1, text="")
     assert site.store(site.write("a")).code == 70
+    site.archive = site.archive.replace("a1", "a2")
+    site.fault("omit_members", members=["none of them"], exit=70)
+    done = site.store(site.write("a"))
+    assert done.code == 70 and "exit 70" in done.line
     assert not (site.out / "archive.json").exists()
 
 
@@ -308,6 +322,7 @@ def test_a_stopped_job_says_so_ends_its_tool_and_can_be_run_again(site: Any, rou
         assert process.wait(10) == 75
         assert "SIGTERM" in process.stderr.read().splitlines()[-1]
     assert [p.name for p in site.out.iterdir()] == []
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(site.box.dir).encode() in _read(p)]
     assert site.store(*files, member_limit=2999).code == 0
 
 
@@ -359,7 +374,12 @@ def test_without_the_tools_it_says_which_one_is_missing(site: Any) -> None:
     assert done.code == 74 and "hsi" in done.line
 
 
-def _sha(content: bytes) -> str:
-    import hashlib
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
+
+def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,6 @@ def test_a_part_that_is_gone_is_seen_in_the_listing(stored: Any, suffix: str) ->
 
 def test_a_replaced_archive_is_seen_in_the_listing(stored: Any) -> None:
     """6, seen from the other end: somebody ran htar -c again, with fewer files."""
-    import subprocess
-
     subprocess.run(
         ["htar", "-cf", stored.archive, "b"], cwd=stored.disk, env=stored.environment(), check=True, capture_output=True
     )
@@ -65,9 +64,10 @@ def test_a_replaced_archive_is_seen_in_the_listing(stored: Any) -> None:
 def test_a_checksum_that_was_made_anew_after_the_rot_does_not_help_it(stored: Any) -> None:
     path = stored.archive + ".file00003"
     stored.on_tape(path).write_bytes(os.urandom(3000))
-    about = stored.box.get("hpss_file", path)
-    stored.box.put("hpss_file", path, {**about, "hash": {"algorithm": "sha256", "digest": "0" * 64}})
+    made = ["hsi", "-q", f"hashcreate -H sha256 {path}; hashverify {path}"]
+    assert subprocess.run(made, env=stored.environment(), capture_output=True).returncode == 0
     assert stored.verify("crc").code == 70
+    assert [p["name"] for p in stored.document("verify")["problems"]] == ["large"]
 
 
 def test_a_manifest_that_is_damaged_makes_the_archive_not_whole(stored: Any) -> None:
