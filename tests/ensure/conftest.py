@@ -11,10 +11,9 @@ states, the files and als-describe are the real ones. `rig.real_analysis()` take
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
-import signal
+import multiprocessing
+import runpy
 import subprocess
 import sys
 import time
@@ -39,7 +38,9 @@ from sandbox.transfer_collections import NERSC_CFS
 from sensors import facility_tasks, new_scans
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+# children of a server that has everything imported: real processes, without two seconds of imports for each
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["als_assets.families", "als.platform", "resources.globus_session", "resources.scicat"])
 PACE = Pace(
     tick_s=1, settle_s=0, companion_wait_s=0, grace_s=0.3, poll_s=0.05, lease_s=2, report_s=1, lookup_s=0.6,
     unknown_s=2, pause_first_s=0.2, pause_most_s=0.5, stall_s=0.6, retry_speed=300, linger_s=0, stay_s=30,
@@ -78,13 +79,32 @@ class Ran:
 
 
 @dataclass
+class Process:
+    """A run in another process."""
+
+    process: Any
+    out: Path
+
+    def kill(self) -> None:
+        """kill -9"""
+        self.process.kill()
+        self.process.join(10)
+
+    def told(self) -> list[str]:
+        """Wait for its end; the keys that it reported, in order. Raises AssertionError when it did not end well."""
+        self.process.join(60)
+        assert self.process.exitcode == 0, f"the run ended with {self.process.exitcode}"
+        return self.out.read_text().split()
+
+
+@dataclass
 class Rig:
     sandbox: Any
     folder: Path
     spec: Spec
     facilities: Facilities
     environment: dict[str, str]
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    started: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ledger_file = self.folder / "ledger.db"
@@ -160,23 +180,21 @@ class Rig:
         asyncio.run(asyncio.wait_for(all_of_it(), seconds))
         return Ran(made, dict(engine.failed), engine)
 
-    def process(self, asset: str, keys: Sequence[str] | None = None, patient: bool = True) -> subprocess.Popen[bytes]:
+    def process(self, asset: str, keys: Sequence[str] | None = None, patient: bool = True) -> Process:
         """A run as a process of its own, with the pace and the services of this rig."""
         wanted = self.keys() if keys is None else list(keys)
+        out = self.folder / f"told-{len(self.started)}"
         request = {
-            "ledger": f"sqlite:///{self.ledger_file}", "facilities": self.facilities.file.model_dump(mode="json"),
-            "asset": asset, "keys": wanted, "patient": patient,
+            "environment": self.environment, "ledger": f"sqlite:///{self.ledger_file}", "asset": asset,
+            "facilities": self.facilities.file.model_dump(mode="json"), "keys": wanted, "patient": patient,
+            "out": str(out),
         }  # fmt: skip
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "one_run.py"), json.dumps(request)], cwd=ROOT,
-            env={**os.environ, **self.environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        self.started.append(process)
-        return process
-
-    def killed(self, process: subprocess.Popen[bytes]) -> None:
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        program = str(HERE / "one_run.py")
+        process = FORKED.Process(target=runpy.run_path, args=(program, {"ASKED": request}, "__main__"), daemon=True)
+        process.start()
+        run = Process(process, out)
+        self.started.append(run)
+        return run
 
     def follow(self, times: int = 1) -> None:
         """The sensor that polls the facilities."""
@@ -212,6 +230,14 @@ class Rig:
     def ask(self, asset: str, key: str, run: str = "run-asked") -> int:
         with self.ledger.write() as tx:
             return steps.ask(tx, [self.found(key).id], asset, run, self.ledger.now())
+
+    def executed_once(self) -> int:
+        """Everything that the facilities did was done once; returns how much that was. A job that finds its work
+        claimed counts until it has ended as a duplicate."""
+        self.until(lambda: not self.sandbox.box.all("slurm_live"))
+        counts = [n for service in ("transfer", "sfapi") for n in self.sandbox.executions(service).values()]
+        assert all(n == 1 for n in counts), counts
+        return len(counts)
 
     def pause_of(self, service: str) -> leases.Pause | None:
         with self.ledger.read() as tx:
@@ -277,9 +303,7 @@ def rig(sandbox: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield made
     finally:
         for process in made.started:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
+            process.kill()
         made.ledger.close()
 
 

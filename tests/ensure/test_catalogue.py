@@ -102,7 +102,7 @@ def test_while_nersc_rests_a_scan_is_entered_without_metadata_and_completed_afte
 ) -> None:
     (key,) = rig.notice(rig.scan("a.h5", *simulated))
     rig.run("raw_at_cfs")
-    rig.pace(pause_first_s=60, grace_s=0.2)
+    rig.pace(pause_first_s=60, pause_most_s=60, grace_s=0.2)
     once.pause(rig.ledger, Unavailable("nersc", "the cooling plant"), rig.facilities.pace.patience)
     rig.until(lambda: rig.run("catalog_entry", patient=False) and catalogue.datasets())
     ((pid, entry),) = catalogue.datasets().items()

@@ -123,7 +123,7 @@ def test_a_lost_ledger_adopts_what_was_done_and_does_nothing_twice(rig: Any) -> 
 def test_an_outage_puts_submission_off_uses_up_no_attempt_and_says_why(rig: Any) -> None:
     (key,) = rig.copied()
     rig.sandbox.fault("sfapi", "outage", text="maintenance of the cooling plant", count=-1)
-    rig.pace(pause_first_s=60)
+    rig.pace(pause_first_s=60, pause_most_s=60)
     rig.run("xpcs_result", patient=False)
     pause = rig.pause_of("nersc")
     assert "maintenance of the cooling plant" in pause.reason
@@ -156,7 +156,7 @@ def test_an_expired_key_pauses_with_the_reason_and_goes_on_when_it_is_renewed(ri
     good = file.read_text()
     file.write_text(json.dumps({**json.loads(good), "client_id": "x" * 13}))
     file.chmod(0o600)
-    rig.pace(pause_first_s=60)
+    rig.pace(pause_first_s=60, pause_most_s=60)
     rig.run("xpcs_result", patient=False)
     assert "does not accept the key in" in rig.pause_of("nersc").reason
     file.write_text(good)

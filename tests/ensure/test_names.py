@@ -1,4 +1,4 @@
-"""File names are hostile input: they reach their copy, a job's command line, the description and the catalogue whole."""
+"""File names are hostile input: they reach their copy, a job's command line and the catalogue whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = [
     "*?[a-z]{b}.h5",
     "α 日本 é.h5",
     "back\\slash%41+#?.h5",
-    "...dots.h5",
+    "a..b...dots.h5",
     "n" * 245 + "_long.h5"[-10:],
     "ü" * 124 + "longx.h5"[-7:],
 ]
