@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from als_assets import intents, quality
+from als_assets import intents
 from als_assets.family import ByHand, ByTask, Family, NotDone, Outcome, Refusal, Rests, Wait, Work
 from als_assets.outcomes import Outcomes
+from als_assets.reports import Made, Reports
 from als_assets.stay import Stay
 from resources import once
 from resources.errors import CredentialProblem, FacilityError, Refused, Unavailable
@@ -35,16 +36,6 @@ MOST_SCANS = 500  # that one automatic run takes on
 AT_ONCE = 4  # calls to facilities under way at the same time
 T = TypeVar("T")
 Pair = tuple[Step, Scan]
-
-
-@dataclass(frozen=True)
-class Made:
-    """The asset of a scan is there and the ledger says so; Dagster is to be told."""
-
-    scan: Scan
-    metadata: dict[str, Any]
-    done_at: datetime | None = None
-    checks: Sequence[Any] = ()
 
 
 @dataclass
@@ -77,7 +68,7 @@ class Ensure:
         self.beamline = self.family.spec.id
         self.asset = self.family.asset.name
         self.outcomes = Outcomes(self.ledger, self.family, self.pace, self.holder, self.log)
-        self._told: dict[int, datetime | None] = {}
+        self.reports = Reports(self.ledger, self.family, self.log, self.bugs)
         self._stop = False
         self._slots = asyncio.Semaphore(AT_ONCE)
 
@@ -95,16 +86,17 @@ class Ensure:
             if not patient:
                 keys = await self._thread(self._with_due, keys)
             mine = await self._thread(self._steps, keys)
-            for made in await self._thread(self._untold, mine, patient):
+            for made in await self._thread(self.reports.untold, mine, patient):
                 yield made
-                await self._thread(self._reported, made)
+                await self._thread(self.reports.mark, made)
+                self.progress += 1
             if self._stop:
                 break
             await self._turn(mine, patient)
             mine = await self._thread(self._steps, keys)
             self.failed = {s.key: s.why or "no reason was kept" for s in mine if s.state == steps.FAILED}
             still = [s for s in mine if not self._settled(s, patient)]
-            untold = [s for s in mine if self._to_tell(s, patient)]
+            untold = [s for s in mine if self.reports.wanted(s, patient)]
             if not untold and not self._stop:
                 if stay.over(self.progress, busy=bool(still)) if not patient else not still:
                     break
@@ -340,40 +332,6 @@ class Ensure:
     def _steps(self, keys: Sequence[str]) -> list[Step]:
         with self.ledger.read() as tx:
             return steps.of_keys(tx, self.beamline, self.asset, keys)
-
-    def _to_tell(self, step: Step, patient: bool) -> bool:
-        """Done, and not told in this form: a step may be done anew while the run stays."""
-        if step.state != steps.DONE or (step.scan_id in self._told and self._told[step.scan_id] == step.done_at):
-            return False
-        return patient or step.reported_at is None
-
-    def _untold(self, mine: Sequence[Step], patient: bool) -> list[Made]:
-        done_at = {s.scan_id: s.done_at for s in mine if self._to_tell(s, patient)}
-        with self.ledger.read() as tx:
-            found = scans.many(tx, list(done_at))
-            return [
-                Made(found[i], self._metadata(tx, found[i]), at, self._checks(tx, found[i]))
-                for i, at in done_at.items()
-            ]
-
-    def _metadata(self, tx: Any, scan: Scan) -> dict[str, Any]:
-        try:
-            return self.family.metadata(tx, scan)
-        except Exception as bug:
-            self.bugs.append(bug)
-            self.log.error("%s: the metadata of %s met a bug", scan.key, self.asset, exc_info=bug)
-            return {"metadata error": f"{type(bug).__name__}: {bug}"}
-
-    def _checks(self, tx: Any, scan: Scan) -> Sequence[Any]:
-        return quality.of_partition(self.family.spec, self.family.asset, tx, scan)
-
-    def _reported(self, made: Made) -> None:
-        self._told[made.scan.id] = made.done_at
-        self.progress += 1
-        with self.ledger.write() as tx:
-            now_there = [s for s in steps.of_scan(tx, made.scan.id) if s.asset == self.asset]
-            if any(s.done_at == made.done_at for s in now_there):  # else it was done anew, and that is not told yet
-                steps.reported(tx, [made.scan.id], self.asset, self.ledger.now())
 
     def _renew(self) -> None:
         now = self.ledger.now()

@@ -12,7 +12,8 @@ from typing import Any
 import dagster as dg
 
 from als_assets import families
-from als_assets.ensure import Ensure, Made
+from als_assets.ensure import Ensure
+from als_assets.reports import Made
 from beamlines.spec import Asset, Kind, Spec
 from resources.facilities import Facilities
 from resources.ledger import flow, history, leases, scans, steps

@@ -173,7 +173,7 @@ def test_a_step_that_is_done_anew_while_the_run_stays_is_told_anew(rig: Any) -> 
     (key,) = rig.copied()
     rig.pace(grace_s=20)
     engine = rig.engine("catalog_entry")
-    real = engine._reported
+    real = engine.reports.mark
     told = []
 
     def reported(made: Any) -> None:
@@ -183,7 +183,7 @@ def test_a_step_that_is_done_anew_while_the_run_stays_is_told_anew(rig: Any) -> 
             with rig.ledger.write() as tx:
                 steps.do_again(tx, made.scan.id, "catalog_entry", "xpcs_result has changed", rig.ledger.now())
 
-    engine._reported = reported
+    engine.reports.mark = reported
     ran = rig.run("catalog_entry", engine=engine, patient=False)
     assert ran.keys == [key, key]
     assert rig.step(key, "catalog_entry").reported_at is not None
@@ -192,10 +192,10 @@ def test_a_step_that_is_done_anew_while_the_run_stays_is_told_anew(rig: Any) -> 
 def test_what_is_done_anew_between_the_report_and_its_mark_is_not_marked(rig: Any) -> None:
     (key,) = rig.copied()
     engine = rig.engine("raw_at_cfs")
-    ((made),) = engine._untold(engine._steps([key]), True)
+    (made,) = engine.reports.untold(engine._steps([key]), True)
     rig.ask("raw_at_cfs", key)
     rig.settle_by_hand(key, "raw_at_cfs")
-    engine._reported(made)
+    engine.reports.mark(made)
     assert rig.step(key, "raw_at_cfs").reported_at is None
 
 
