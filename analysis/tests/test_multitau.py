@@ -84,7 +84,7 @@ def engine(
         correlator = Correlator(len(flat), arrange(flat.shape[1], used, static, dynamic), workers)
         for a, b in pairwise(edges):
             correlator.add(flat[a:b], scale[a:b].astype(np.float32))
-        return correlator.g2()
+        return correlator.g2()[0]
 
 
 def speckle(rng: np.random.Generator, frames: int, pixels: int, mean: float = 30.0) -> np.ndarray:

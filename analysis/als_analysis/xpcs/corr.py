@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from als_analysis import __version__
 from als_analysis.failure import OutOfMemory, Preempted, QMapError, RawFileError
+from als_analysis.memory import resident_bytes
 from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
 from als_analysis.workers import Workers, available_cores
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
@@ -124,6 +125,7 @@ class _Run:
         self.edges = block_edges(frames, block, {*observer.cuts, *self.cuts}, multiple)
         self.parts: list[tuple[Any, Any]] = []
         self.mark: State | None = None
+        self.whole: tuple[Any, Any] = (None, None)
 
     def identity(self, qmap: QMap) -> dict[str, Any]:
         """What must be equal for a checkpoint to be of this run."""
@@ -159,7 +161,9 @@ class _Run:
                 )
         if self.correlator is None:
             return None
-        multitau = Multitau(self.correlator.lags, *self.correlator.g2())
+        if self.observer.done not in self.cuts:
+            self.whole, _ = self.correlator.g2()
+        multitau = Multitau(self.correlator.lags, *self.whole)
         if self.parts:
             multitau.partial = np.array([part[0] for part in self.parts])
             multitau.partial_err = np.array([part[1] for part in self.parts])
@@ -178,7 +182,8 @@ class _Run:
                 return
             correlator.add(block, self._scale(mean))
         if self.observer.done in self.cuts:
-            self.parts.append(correlator.g2(self.mark))
+            self.whole, part = correlator.g2(self.mark)
+            self.parts.append(part)
             self.mark = correlator.state.mark() if self.observer.done < self.observer.frames else None
 
     def _scale(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -253,7 +258,7 @@ def _block_frames(source: FrameSource, options: Options, frames: int, pixels: Pi
         per_frame += pixels.size * _block_type(source, options).itemsize
     if options.memory is None:
         return int(np.clip((_USUAL_BYTES - fixed) // per_frame, 2 * _FEWEST_FRAMES, _MOST_FRAMES))
-    room = options.memory - _resident_bytes() - fixed
+    room = options.memory - resident_bytes() - fixed
     if room < _FEWEST_FRAMES * per_frame:
         need = options.memory - room + _FEWEST_FRAMES * per_frame
         raise OutOfMemory(
@@ -261,12 +266,6 @@ def _block_frames(source: FrameSource, options: Options, frames: int, pixels: Pi
             f"the limit is {options.memory >> 20} MiB"
         )
     return int(min(room // per_frame, _MOST_FRAMES))
-
-
-def _resident_bytes() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def _exposure(metadata: dict[str, Quantity], source: FrameSource, frame_time: float) -> float:

@@ -334,24 +334,75 @@ def _pairs(seen: Any, row: int) -> Any:
 
 
 @compiled_sums
-def _bin_sums(product: Any, one: Any, other: Any, least: Any, alive: Any, begin: int, end: int) -> Any:
-    """Over lanes begin … end that are alive: sums of G2, IP, IF, their number; of those with a g2 the number, and the
-    sums of (g2 - 1) and (g2 - 1)^2."""
-    a = b = c = n = m = u = v = 0.0
-    for p in range(begin, end):
-        live = alive[p]
-        a += product[p] if live else 0.0
-        b += one[p] if live else 0.0
-        c += other[p] if live else 0.0
-        n += 1.0 if live else 0.0
+def _bin_sums(product: Any, one: Any, other: Any, least: Any) -> Any:
+    """Over neighbouring lanes: sums of G2, IP, IF; of the lanes with a g2 their number and sums of g2 - 1, (g2 - 1)^2.
+
+    Where IP or IF is below `least` there is no g2: what is left of a pixel's total without its only photons is rounding.
+    """
+    a = b = c = m = u = v = 0.0
+    for p in range(len(product)):
+        a += product[p]
+        b += one[p]
+        c += other[p]
         square = one[p] * other[p]
-        # what is left of a pixel's total without its only photons is rounding: no g2 can be had from it
-        good = live and abs(one[p]) > least[p] and abs(other[p]) > least[p]
-        away = (product[p] - square) / (square if good else 1.0)
+        good = min(abs(one[p]), abs(other[p])) > least[p]
+        away = (product[p] - square) / square if good else 0.0
         m += 1.0 if good else 0.0
-        u += away if good else 0.0
-        v += away * away if good else 0.0
-    return a, b, c, n, m, u, v
+        u += away
+        v += away * away
+    return a, b, c, m, u, v
+
+
+@compiled
+def _add_bins(
+    product: Any, past: Any, future: Any, least: Any, runs: Any, count: int, row: int, per_static: Any, per_dynamic: Any
+) -> None:
+    for r in range(count):
+        start, stop = runs[r, 0], runs[r, 1]
+        a, b, c, m, u, v = _bin_sums(product[start:stop], past[start:stop], future[start:stop], least[start:stop])
+        small, large = runs[r, 2], runs[r, 3]
+        per_static[row, 0, small] += a
+        per_static[row, 1, small] += b
+        per_static[row, 2, small] += c
+        per_static[row, 3, small] += runs[r, 4]
+        per_dynamic[row, 0, large] += m
+        per_dynamic[row, 1, large] += u
+        per_dynamic[row, 2, large] += v
+
+
+@compiled
+def _means(now: Any, share: float, alive: Any, out: Any) -> None:
+    for p in range(LANES):
+        out[p] = now[p] * share if alive[p] > 0.0 else 0.0
+
+
+@compiled
+def _mean_rest(now: Any, before: Any, share: float, alive: Any, out: Any) -> None:
+    for p in range(LANES):
+        out[p] = (now[p] - before[p]) * share if alive[p] > 0.0 else 0.0
+
+
+@compiled
+def _runs_of(static: Any, dynamic: Any, alive: Any, runs: Any) -> Any:
+    """Neighbouring lanes of one static bin as rows (start, stop, static, dynamic, lanes alive); gives their number."""
+    count = 0
+    start = 0
+    while start < LANES:
+        stop = start + 1
+        while stop < LANES and static[stop] == static[start]:
+            stop += 1
+        if static[start] >= 0:
+            live = 0
+            for p in range(start, stop):
+                live += 1 if alive[p] > 0.0 else 0
+            runs[count, 0] = start
+            runs[count, 1] = stop
+            runs[count, 2] = static[start]
+            runs[count, 3] = dynamic[start]
+            runs[count, 4] = live
+            count += 1
+        start = stop
+    return count
 
 
 @compiled
@@ -366,73 +417,60 @@ def reduce_tiles(
     first: Any,
     odd: Any,
     total: Any,
+    per_static: Any,
+    per_dynamic: Any,
     differ: bool,
     seen0: Any,
     sums0: Any,
     recent0: Any,
     odd0: Any,
     total0: Any,
-    per_static: Any,
-    per_dynamic: Any,
+    part_static: Any,
+    part_dynamic: Any,
 ) -> None:
-    """Sum tiles begin … end over their bins, from all pairs, or (`differ`) without those of the state with suffix 0.
+    """Sum tiles begin … end over their bins; with `differ` also, into part_…, without the pairs of the earlier state.
 
     `per_static` (lags, 4, bins): G2, IP, IF, pixels; `per_dynamic` (lags, 3, bins): pixels with a g2, sum of (g2 - 1),
-    sum of (g2 - 1)^2. Pixels whose total is not finite are left out.
+    sum of (g2 - 1)^2. Pixels whose total is not finite are left out. The earlier state has the suffix 0.
     """
     lags = sums.shape[1]
     levels = recent.shape[1]
     totals = np.empty((levels, LANES))
-    totals0 = np.empty((levels, LANES))
     past = np.empty((lags, LANES))
     future = np.empty((lags, LANES))
-    past0 = np.zeros((lags, LANES))
-    future0 = np.zeros((lags, LANES))
+    past0 = np.empty((lags, LANES))
+    future0 = np.empty((lags, LANES))
     product = np.empty(LANES)
-    alive = np.empty(LANES, dtype=np.bool_)
+    one = np.empty(LANES)
+    other = np.empty(LANES)
+    alive = np.empty(LANES)
     least = np.empty(LANES)
+    runs = np.empty((LANES, 5), dtype=np.int64)
     for tile in range(begin, end):
-        _past_future(seen, recent[tile], first[tile], odd[tile], total[tile], totals, past, future)
         if differ:
-            _past_future(seen0, recent0[tile], first[tile], odd0[tile], total0[tile], totals0, past0, future0)
+            _past_future(seen0, recent0[tile], first[tile], odd0[tile], total0[tile], totals, past0, future0)
+        _past_future(seen, recent[tile], first[tile], odd[tile], total[tile], totals, past, future)
         for p in range(LANES):
-            alive[p] = static[tile, p] >= 0 and np.isfinite(totals[0, p])
-            least[p] = 3e-6 * abs(totals[0, p]) / max(seen[0], 1)
+            live = static[tile, p] >= 0 and np.isfinite(totals[0, p])
+            alive[p] = 1.0 if live else 0.0
+            least[p] = 3e-6 * abs(totals[0, p]) / max(seen[0], 1) if live else np.inf
+        count = _runs_of(static[tile], dynamic[tile], alive, runs)
         for row in range(lags):
-            pairs = _pairs(seen, row) - (_pairs(seen0, row) if differ else 0)
+            pairs = _pairs(seen, row)
             if pairs <= 0:
                 continue
             share = 1.0 / pairs
-            _difference(sums[tile, row], sums0[tile, row] if differ else past0[row], differ, share, product)
-            _difference(past[row], past0[row], differ, share, past[row])
-            _difference(future[row], future0[row], differ, share, future[row])
-            start = 0
-            while start < LANES:  # neighbours are mostly of one bin: sum them first
-                bin_ = static[tile, start]
-                stop = start + 1
-                while stop < LANES and static[tile, stop] == bin_:
-                    stop += 1
-                if bin_ >= 0:
-                    a, b, c, n, m, u, v = _bin_sums(product, past[row], future[row], least, alive, start, stop)
-                    per_static[row, 0, bin_] += a
-                    per_static[row, 1, bin_] += b
-                    per_static[row, 2, bin_] += c
-                    per_static[row, 3, bin_] += n
-                    large = dynamic[tile, start]
-                    per_dynamic[row, 0, large] += m
-                    per_dynamic[row, 1, large] += u
-                    per_dynamic[row, 2, large] += v
-                start = stop
-
-
-@compiled
-def _difference(now: Any, before: Any, differ: bool, share: float, out: Any) -> None:
-    if differ:
-        for p in range(LANES):
-            out[p] = (now[p] - before[p]) * share
-    else:
-        for p in range(LANES):
-            out[p] = now[p] * share
+            _means(sums[tile, row], share, alive, product)
+            _means(past[row], share, alive, one)
+            _means(future[row], share, alive, other)
+            _add_bins(product, one, other, least, runs, count, row, per_static, per_dynamic)
+            if not differ or pairs == _pairs(seen0, row):
+                continue
+            share = 1.0 / (pairs - _pairs(seen0, row))
+            _mean_rest(sums[tile, row], sums0[tile, row], share, alive, product)
+            _mean_rest(past[row], past0[row], share, alive, one)
+            _mean_rest(future[row], future0[row], share, alive, other)
+            _add_bins(product, one, other, least, runs, count, row, part_static, part_dynamic)
 
 
 @compiled

@@ -180,21 +180,21 @@ class Correlator:
             self.workers.share(lambda a, b: kernels.add_gathered(raw, scale, gathered, a, b, *arrays), pixels.tiles)
         state.frames += len(raw)
 
-    def g2(self, since: State | None = None) -> tuple[F64, F64]:
-        """g2 and its error, each (lags, dynamic bins), from the pairs whose later sample came after `since`.
+    def g2(self, since: State | None = None) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
+        """(g2, error) over all frames, and from the pairs whose later sample came after `since` (None: the same).
 
-        Per static bin <G2> / (<IP> <IF>), then the unweighted mean over the static bins inside each dynamic bin:
-        dividing per dynamic bin only would lift the baseline by Var(I) / <I>^2 inside the bin. The error is the
-        unbiased standard deviation of the per-pixel g2 over sqrt(pixels). Pixels with a value that is not finite in
-        any frame are left out. A bin without intensity, or a lag without pairs, gives NaN,
-        and so does the error of a lag with one pair, whose per-pixel g2 is 1 by definition.
+        Each is (lags, dynamic bins). Per static bin <G2> / (<IP> <IF>), then the unweighted mean over the static bins
+        inside each dynamic bin: dividing per dynamic bin only would lift the baseline by Var(I) / <I>^2 inside the
+        bin. The error is the unbiased standard deviation of the per-pixel g2 over sqrt(pixels). Pixels with a value
+        that is not finite in any frame are left out. A bin without intensity, or a lag without pairs, gives NaN, and
+        so does the error of a lag with one pair, whose per-pixel g2 is 1 by definition.
         """
         from als_analysis.xpcs import kernels
 
         pixels, state = self.pixels, self.state
         statics, dynamics, rows = int(pixels.static.max()) + 1, int(pixels.dynamic.max()) + 1, state.sums.shape[1]
-        per_static = np.zeros((_PARTS, rows, 4, statics))
-        per_dynamic = np.zeros((_PARTS, rows, 3, dynamics))
+        per_static = np.zeros((2, _PARTS, rows, 4, statics))
+        per_dynamic = np.zeros((2, _PARTS, rows, 3, dynamics))
         before = since if since is not None else State.empty(1, self.lags.levels)
         edges = [pixels.tiles * i // _PARTS for i in range(_PARTS + 1)]
 
@@ -211,22 +211,29 @@ class Correlator:
                     state.first,
                     state.odd,
                     state.total,
+                    per_static[0, part],
+                    per_dynamic[0, part],
                     since is not None,
                     before.seen,
                     before.sums,
                     before.recent,
                     before.odd,
                     before.total,
-                    per_static[part],
-                    per_dynamic[part],
+                    per_static[1, part],
+                    per_dynamic[1, part],
                 )
 
         self.workers.share(work, _PARTS)
-        value, error = _normalized(per_static.sum(axis=0), per_dynamic.sum(axis=0), self._rows(), pixels, dynamics)
-        seen = state.seen[self.lags.level] - self.lags.step
-        pairs = np.maximum(seen, 0) - np.maximum(before.seen[self.lags.level] - self.lags.step, 0)
-        error[pairs < 2] = np.nan
-        return value, error
+        pairs = np.maximum(state.seen[self.lags.level] - self.lags.step, 0)
+        earlier = np.maximum(before.seen[self.lags.level] - self.lags.step, 0)
+        found = []
+        for which, count in ((0, pairs), (1, pairs - earlier)):
+            value, error = _normalized(
+                per_static[which].sum(axis=0), per_dynamic[which].sum(axis=0), self._rows(), pixels, dynamics
+            )
+            error[count < 2] = np.nan
+            found.append((value, error))
+        return found[0], found[1] if since is not None else found[0]
 
     def alive(self) -> NDArray[np.bool_]:
         """Which of the used pixels had a finite value in every frame."""

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import BadArguments, OutOfMemory
+from als_analysis.memory import resident_bytes
 from als_analysis.readers.frames import FrameSource
 from als_analysis.workers import Workers
 from als_analysis.xpcs.multitau import Pixels
@@ -77,7 +78,7 @@ def two_time(
     missing = [n for n in wanted if n not in set(numbers.tolist())]
     if missing:
         raise BadArguments(f"--dq: bin {missing[0]} has no pixels; there are {numbers[0]} to {numbers[-1]}")
-    budget = _USUAL_BYTES if options.memory is None else options.memory - _resident()
+    budget = _USUAL_BYTES if options.memory is None else options.memory - resident_bytes()
     room = budget // 2 // (4 * frames)  # pixels whose frames fit
     if room < 64:
         raise OutOfMemory(f"{source.path}: two-time of {frames} frames needs {2 * 64 * 4 * frames >> 20} MiB at least")
@@ -215,9 +216,3 @@ class _Map:
         pairs = n - np.arange(n)
         inside = length - np.arange(length)
         return TwoTime(bin_, self.c2, sums.sum(axis=0) / pairs, (segments.sum(axis=0) / inside).T)
-
-
-def _resident() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
