@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/xpcs.py [--quick] [--peer PYTHON] [--dir DIR] > xpcs.json
 
 The yardstick is the time that one process with h5py and hdf5plugin needs only to decode the same file. Each figure
-comes from processes of its own (imports and JIT are not in it): the smallest of a few rounds, in which yardstick and analysis
-take turns, because other programs may be using the machine. `--peer` is a Python that has scikit-beam installed.
+comes from processes of its own (imports and JIT are not in it): the smallest of a few rounds, in which yardstick and
+analysis take turns, because other programs may be using the machine. `--peer` is a Python that has scikit-beam.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from als_analysis import __version__
 from als_analysis.failure import OutOfMemory, Preempted, QMapError, RawFileError
-from als_analysis.memory import resident_bytes
 from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
 from als_analysis.workers import Workers, available_cores
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
@@ -29,6 +28,8 @@ from als_analysis.xpcs.stream import block_edges, blocks
 SEGMENTS = 10
 FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which their error does not show
 _USUAL_BYTES = 700 << 20  # what the analysis holds beside the interpreter where no limit is given
+# what Python and its libraries take; a measured figure would differ from run to run, and blocks, checkpoints with it
+_INTERPRETER_BYTES = 240 << 20
 _MOST_FRAMES, _FEWEST_FRAMES = 256, 16  # in a block
 _MOST_EVENT_FRAMES = 1024  # whose memory is next to nothing
 
@@ -63,14 +64,9 @@ def correlate(
         observer = Observer(source.shape[1:], frames, pixels, min(SEGMENTS, frames), _block_type(source, options))
         correlator: Correlator | None = None
         if options.kind != "twotime":
-            sparse = is_sparse(source, options, pixels, frames)
-            correlator = (
-                EventCorrelator(frames, pixels, workers, source.dtype)
-                if sparse
-                else Correlator(frames, pixels, workers)
-            )
+            correlator = _correlator(source, options, frames, pixels, workers)
         run = _Run(source, options, correlator, observer, workers)
-        if out is not None and stop is not None:
+        if out is not None and stop is not None and options.device != "cuda":
             run.checkpoint = Checkpoint(out, run.identity(qmap))
         multitau = run.through(progress, stop)
         alive = correlator.alive() if correlator is not None else observer.known[pixels.used] == frames
@@ -96,6 +92,16 @@ def correlate(
         parameters=asdict(options),
         observed=observer.observed(alive),
     )
+
+
+def _correlator(source: FrameSource, options: Options, frames: int, pixels: Pixels, workers: Workers) -> Correlator:
+    if options.device == "cuda":
+        from als_analysis.xpcs.cuda import DeviceCorrelator, TorchBackend
+
+        return DeviceCorrelator(frames, pixels, workers, TorchBackend())
+    if is_sparse(source, options, pixels, frames):
+        return EventCorrelator(frames, pixels, workers, source.dtype)
+    return Correlator(frames, pixels, workers)
 
 
 class _Run:
@@ -156,9 +162,8 @@ class _Run:
             if stop is not None and stop() and done < frames:
                 if self.checkpoint is not None:
                     self.checkpoint.save(self._snapshot())
-                raise Preempted(
-                    f"{self.source.path}: stopped after frame {done} of {frames}; the same command goes on there"
-                )
+                then = "the same command goes on there" if self.checkpoint is not None else "it starts again"
+                raise Preempted(f"{self.source.path}: stopped after frame {done} of {frames}; {then}")
         if self.correlator is None:
             return None
         if self.observer.done not in self.cuts:
@@ -258,7 +263,7 @@ def _block_frames(source: FrameSource, options: Options, frames: int, pixels: Pi
         per_frame += pixels.size * _block_type(source, options).itemsize
     if options.memory is None:
         return int(np.clip((_USUAL_BYTES - fixed) // per_frame, 2 * _FEWEST_FRAMES, _MOST_FRAMES))
-    room = options.memory - resident_bytes() - fixed
+    room = options.memory - _INTERPRETER_BYTES - fixed
     if room < _FEWEST_FRAMES * per_frame:
         need = options.memory - room + _FEWEST_FRAMES * per_frame
         raise OutOfMemory(

@@ -337,7 +337,7 @@ def _pairs(seen: Any, row: int) -> Any:
 def _bin_sums(product: Any, one: Any, other: Any, least: Any) -> Any:
     """Over neighbouring lanes: sums of G2, IP, IF; of the lanes with a g2 their number and sums of g2 - 1, (g2 - 1)^2.
 
-    Where IP or IF is below `least` there is no g2: what is left of a pixel's total without its only photons is rounding.
+    Where IP or IF is below `least` there is no g2: what a pixel's total leaves without its only photons is rounding.
     """
     a = b = c = m = u = v = 0.0
     for p in range(len(product)):

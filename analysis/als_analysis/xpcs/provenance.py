@@ -24,8 +24,12 @@ def software_versions() -> dict[str, str]:
     return found
 
 
-def cpu_device(threads: int) -> dict[str, Any]:
-    """The device entry of a summary for an analysis on the CPU."""
+def device_of(kind: str, threads: int) -> dict[str, Any]:
+    """The device entry of a summary: {"kind": "cpu" or "cuda", "name", "threads", "host"}."""
+    if kind == "cuda":
+        from als_analysis.xpcs.cuda import TorchBackend
+
+        return {"kind": "cuda", "name": TorchBackend().name, "threads": threads, "host": platform.node()}
     model = platform.processor() or platform.machine()
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -153,7 +153,7 @@ def _text(item: Any) -> str:
 
 def _geometry(numbers: dict[str, float]) -> Geometry | None:
     needed = ("energy", "detector_distance", "pixel_size", "beam_center_x", "beam_center_y")
-    if not all(key in numbers for key in needed):
+    if not all(np.isfinite(numbers.get(key, np.nan)) for key in needed):
         return None
     return Geometry(
         numbers["energy"] * 1e3,
@@ -195,19 +195,12 @@ def write_qmap_group(group: Any, qmap: QMap) -> None:
         group.create_dataset(f"{kind}_index_mapping", data=used.astype(np.int64) - 1)
     group.create_dataset("map_names", data=np.array([n.encode() for n in qmap.map_names]))
     group.create_dataset("map_units", data=np.array([u.encode() for u in qmap.map_units]))
-    if qmap.geometry is not None:
-        g = qmap.geometry
-        values = {
-            "energy": g.photon_energy_ev / 1e3,
-            "detector_distance": g.distance_m,
-            "pixel_size": g.pixel_x_m,
-            "pixel_size_y": g.pixel_y_m,
-            "beam_center_x": g.center_x,
-            "beam_center_y": g.center_y,
-        }
-        units = dict(zip(_GEOMETRY, ("keV", "m", "m", "m", "pixel", "pixel"), strict=True))
-        for key, value in values.items():
-            group.create_dataset(key, data=value).attrs["units"] = units[key]
+    # a viewer that looks for the geometry finds NaN where nobody knows it
+    g = qmap.geometry or Geometry(*[float("nan")] * 6)
+    values = (g.photon_energy_ev / 1e3, g.distance_m, g.pixel_x_m, g.pixel_y_m, g.center_x, g.center_y)
+    units = ("keV", "m", "m", "m", "pixel", "pixel")
+    for key, value, unit in zip(_GEOMETRY, values, units, strict=True):
+        group.create_dataset(key, data=value).attrs["units"] = unit
     for key, value in qmap.extra.items():
         group.create_dataset(key, data=value)
 

@@ -21,7 +21,7 @@ from als_analysis.xpcs.corr import correlate, fit_result, pixels_of, summary_of
 from als_analysis.xpcs.geometry import geometry_of
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.progress import Progress, StopSignal
-from als_analysis.xpcs.provenance import cpu_device, sha256_of, software_versions
+from als_analysis.xpcs.provenance import device_of, sha256_of, software_versions
 from als_analysis.xpcs.qc import quality
 from als_analysis.xpcs.qmap import QMap, read_qmap
 from als_analysis.xpcs.result import refuse_existing, write_result
@@ -92,7 +92,7 @@ def _run(request: Request, progress: Progress, stop: StopSignal | None) -> dict[
             maps = _until_told(found, stop)
         result.provenance = {
             "versions": software_versions(),
-            "device": cpu_device(threads),
+            "device": device_of(request.options.device, threads),
             "timings": clock.seconds,
             "input": {"path": str(request.raw), "bytes": request.raw.stat().st_size, "sha256": None},
         }
