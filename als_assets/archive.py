@@ -35,6 +35,7 @@ ADVICE = {
     69: "wait: HPSS is down; the archive is tried again by itself.",
     70: "look at the archive and the job's output: not everything of it is on tape; nothing was deleted.",
     73: "look at what has that name on tape; nothing there was touched.",
+    74: "see what HPSS refuses (quota, permission), then materialize this partition again.",
     75: "wait: it is tried again by itself.",
 }
 RETRIED = (69, 70, 75)

@@ -82,7 +82,7 @@ class Installation:
             found = scans.find(tx, BEAMLINE, key)
             if found is None:
                 return {"key": key, "state": "unseen", "assets": {}}
-            return scan_document(tx, self.spec, found, {"cfs"}, self.ledger.now())
+            return scan_document(tx, self.spec, found, {"cfs", "hpss"}, self.ledger.now())
 
     def until(self, holds: Callable[[], Any], what: str, seconds: float = 120) -> Any:
         end = time.monotonic() + seconds

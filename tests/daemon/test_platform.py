@@ -30,7 +30,7 @@ def test_a_scan_is_noticed_copied_analysed_and_catalogued_without_anybodys_help(
     seconds = time.monotonic() - began
     assert scan["state"] == "done", scan["why"]
     assert {n: a["state"] for n, a in scan["assets"].items()} == dict.fromkeys(
-        ["raw_at_dtn", "raw_at_cfs", "xpcs_result", "catalog_entry"], "materialized"
+        ["raw_at_dtn", "raw_at_cfs", "archived_at_hpss", "xpcs_result", "catalog_entry"], "materialized"
     )
     values = scan["products"][0]["values"]
     assert len(values["contrast"]) == 4
@@ -42,6 +42,7 @@ def test_a_scan_is_noticed_copied_analysed_and_catalogued_without_anybodys_help(
             30,
         )
         assert statuses == {key: "MATERIALIZED"}
+    assert scan["safe"]
     assert {e["type"] for e in scan["catalog"]} == {"raw", "derived"}
     assert entry(installation, scan["catalog"][0]["pid"])["numberOfFiles"] == 2
     print(f"a single scan from written to done: {seconds:.0f} s")
@@ -57,6 +58,7 @@ def test_a_burst_is_a_handful_of_runs_and_a_cut_off_file_fails_alone(installatio
     assert {n: a["state"] for n, a in found[bad]["assets"].items()} == {
         "raw_at_dtn": "materialized",
         "raw_at_cfs": "materialized",
+        "archived_at_hpss": "materialized",
         "xpcs_result": "failed",
         "catalog_entry": "materialized",
     }
@@ -69,7 +71,7 @@ def test_a_burst_is_a_handful_of_runs_and_a_cut_off_file_fails_alone(installatio
         60,
     )
     assert {k for k, s in statuses.items() if s != "MATERIALIZED"} == {bad}
-    for asset in ("raw_at_dtn", "raw_at_cfs", "catalog_entry"):
+    for asset in ("raw_at_dtn", "raw_at_cfs", "archived_at_hpss", "catalog_entry"):
         assert set(installation.statuses(asset, [bad, *good]).values()) == {"MATERIALIZED"}
     (shown,) = installation.runs("bl7011__xpcs_result__scan", began)
     assert shown.status.value == "FAILURE"
