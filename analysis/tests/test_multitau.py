@@ -13,7 +13,7 @@ import pytest
 from als_analysis.readers import load_layout, open_frames
 from als_analysis.workers import Workers
 from als_analysis.xpcs.corr import correlate, pixels_of
-from als_analysis.xpcs.fits import model
+from als_analysis.xpcs.fits import fit_bins, model
 from als_analysis.xpcs.multitau import Correlator, arrange, lags_for
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.qmap import Bins, QMap
@@ -285,3 +285,29 @@ def test_the_fit_model_is_the_closed_form_of_the_smeared_exponential() -> None:
     np.testing.assert_allclose(model(lags.delay, lags.level, tau), r**lags.delay * smear, rtol=2e-3, atol=1e-6)
     few = lags.level <= 4
     np.testing.assert_allclose(model(lags.delay, lags.level, tau)[few], (r**lags.delay * smear)[few], rtol=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [0.6, 1.0, 1.5])
+@pytest.mark.parametrize("tau", [1.5, 12.0, 150.0])
+def test_fits_find_the_parameters_of_an_exact_curve_from_far_away(tau: float, gamma: float) -> None:
+    lags = lags_for(4000)
+    curve = 1.002 + 0.17 * model(lags.delay, lags.level, tau, gamma)
+    error = np.full((len(lags), 1), 1e-3)
+    fit = fit_bins(lags.delay, lags.level, curve[:, None], error, 0.5, stretched=True)
+    assert fit.tau_s[0] == pytest.approx(0.5 * tau, rel=1e-5)
+    assert fit.gamma[0] == pytest.approx(gamma, rel=1e-5) and fit.contrast[0] == pytest.approx(0.17, rel=1e-5)
+    assert fit.chi_squared[0] < 1e-6 and fit.tau_s_err[0] > 0
+    if gamma == 1.0:
+        simple = fit_bins(lags.delay, lags.level, curve[:, None], error, 0.5)
+        assert simple.tau_s[0] == pytest.approx(0.5 * tau, rel=1e-5)
+
+
+def test_a_flat_curve_or_one_without_errors_gives_no_nonsense() -> None:
+    lags = lags_for(500)
+    rng = np.random.default_rng(0)
+    flat = 1.0 + 1e-3 * rng.normal(size=(len(lags), 2))
+    error = np.full((len(lags), 2), 1e-3)
+    error[:, 1] = np.nan
+    fit = fit_bins(lags.delay, lags.level, flat, error, 1.0)
+    assert np.isnan(fit.tau_s[1])
+    assert np.isnan(fit.contrast[0]) or abs(fit.contrast[0]) < 5 * fit.contrast_err[0] + 1e-2

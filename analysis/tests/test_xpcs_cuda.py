@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from als_analysis.failure import BadArguments
@@ -22,7 +24,7 @@ def test_it_gives_the_cpus_g2_error_and_parts(cuts: list[int]) -> None:
         pixels = arrange(500, used, static, static // 3)
         for correlator in (Correlator(333, pixels, workers), DeviceCorrelator(333, pixels, workers, NumpyBackend())):
             mark = None
-            for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+            for a, b in pairwise(cuts):
                 correlator.add(movie[a:b], scale[a:b])
                 if b == cuts[-2]:
                     correlator.g2()

@@ -60,11 +60,22 @@ class Decay:
     def __call__(self, tau: float, gamma: float = 1.0) -> NDArray[np.float64]:
         """exp(-2 (d / tau)^gamma), smeared, (lags,); `tau` in frames."""
         if gamma != 1.0:
-            shape = np.exp(-2.0 * (self._times / tau) ** gamma)
-            return np.asarray(np.add.reduceat(shape * self._weights, self._starts))
+            return self._mean(np.exp(-2.0 * (self._times / tau) ** gamma))
         x = 2.0 / tau
         ratio = np.expm1(-self._m * x) / (self._m * np.expm1(-x))  # the closed form, without overflow for a short tau
         return np.asarray(np.exp(-x * (self._delay - self._m + 1.0)) * ratio**2)
+
+    def with_slopes(self, log_tau: float, gamma: float) -> tuple[NDArray[np.float64], ...]:
+        """The decay and its derivatives by log tau and by gamma."""
+        scaled = self._times * np.exp(-log_tau)
+        power = scaled**gamma
+        shape = np.exp(-2.0 * power)
+        by_power = -2.0 * power * shape
+        logarithm = np.log(np.maximum(scaled, 1e-300))
+        return self._mean(shape), self._mean(-gamma * by_power), self._mean(by_power * logarithm)
+
+    def _mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.add.reduceat(values * self._weights, self._starts))
 
 
 def model(delay: NDArray[np.int64], level: NDArray[np.int64], tau: float, gamma: float = 1.0) -> NDArray[np.float64]:
@@ -84,14 +95,12 @@ def fit_bins(
 
     Uncertainties are those of independent points with the given errors.
     """
-    from scipy.optimize import least_squares
-
     bins = g2.shape[1]
     out: dict[str, NDArray[np.float64]] = {n: np.full(bins, np.nan) for n in PARAMETERS}
     spread: dict[str, NDArray[np.float64]] = {n: np.full(bins, np.nan) for n in PARAMETERS}
     chi = np.full(bins, np.nan)
-    taus = np.geomspace(0.1, 20.0 * float(delay[-1]), 80)
-    gammas = np.array([0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0]) if stretched else np.ones(1)
+    taus = np.geomspace(0.1, 20.0 * float(delay[-1]), 60)
+    gammas = np.array([0.5, 0.75, 1.0, 1.4, 2.0]) if stretched else np.ones(1)
     decay = Decay(delay, level)
     shapes = np.array([[decay(float(t), float(g)) for t in taus] for g in gammas])
     for index in range(bins):
@@ -102,32 +111,20 @@ def fit_bins(
         y, s, own = g2[good, index], error[good, index], Decay(delay[good], level[good])
         gamma, tau, contrast, baseline = _best_of_grid(shapes[:, :, good], gammas, taus, y, s)
 
-        def residuals(
-            p: NDArray[np.float64], own: Decay = own, y: NDArray[np.float64] = y, s: NDArray[np.float64] = s
-        ) -> NDArray[np.float64]:
-            shape = own(float(np.exp(p[1])), float(p[3]) if len(p) > 3 else 1.0)
-            return np.asarray((p[2] + p[0] * shape - y) / s)
-
-        start = [contrast, float(np.log(tau)), baseline] + ([gamma] if stretched else [])
-        low = [-np.inf, np.log(0.02), -np.inf] + ([0.1] if stretched else [])
-        high = [np.inf, np.log(100.0 * float(delay[-1])), np.inf] + ([4.0] if stretched else [])
-        best = least_squares(residuals, start, bounds=(low, high), x_scale="jac", max_nfev=200)
-        try:
-            covariance = np.linalg.inv(best.jac.T @ best.jac)
-        except np.linalg.LinAlgError:
+        start = np.array([contrast, np.log(tau), baseline, gamma])
+        best, covariance, cost = _refined(own, y, s, start, free, np.log(100.0 * float(delay[-1])))
+        if covariance is None:
             continue  # no unique minimum: this bin's values stay NaN, and the QC says so
-        if not (np.diag(covariance) > 0).all():
-            continue
         errors = np.sqrt(np.diag(covariance))
-        tau = float(np.exp(best.x[1])) * frame_time_s
-        out["contrast"][index], out["tau_s"][index], out["baseline"][index] = best.x[0], tau, best.x[2]
+        tau = float(np.exp(best[1])) * frame_time_s
+        out["contrast"][index], out["tau_s"][index], out["baseline"][index] = best[0], tau, best[2]
         spread["contrast"][index], spread["tau_s"][index], spread["baseline"][index] = (
             errors[0],
             errors[1] * tau,
             errors[2],
         )
-        out["gamma"][index], spread["gamma"][index] = (best.x[3], errors[3]) if stretched else (1.0, 0.0)
-        chi[index] = 2.0 * best.cost / (len(y) - free)
+        out["gamma"][index], spread["gamma"][index] = (best[3], errors[3]) if stretched else (1.0, 0.0)
+        chi[index] = cost / (len(y) - free)
     return Fit(
         out["contrast"],
         spread["contrast"],
@@ -139,6 +136,50 @@ def fit_bins(
         spread["gamma"],
         chi,
     )
+
+
+def _refined(
+    decay: Decay, y: NDArray[np.float64], s: NDArray[np.float64], p: NDArray[np.float64], free: int, highest: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, float]:
+    """The nearest minimum from p = (contrast, log tau, baseline, gamma), of which the first `free` are free.
+
+    Levenberg-Marquardt (Press et al., Numerical Recipes, 15.5) with the exact derivatives; log tau and gamma stay
+    inside log 0.02 … highest and 0.1 … 4. Gives p, the covariance (None where there is none), and chi squared.
+    """
+
+    def at(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        shape, by_tau, by_gamma = decay.with_slopes(p[1], p[3])
+        slopes = np.stack([shape, p[0] * by_tau, np.ones_like(shape), p[0] * by_gamma][:free], axis=1)
+        return (p[2] + p[0] * shape - y) / s, slopes / s[:, None]
+
+    low, high = np.array([-np.inf, np.log(0.02), -np.inf, 0.1]), np.array([np.inf, highest, np.inf, 4.0])
+    away, slopes = at(p)
+    cost, damping = float(away @ away), 1e-3
+    for _ in range(100):
+        normal, gradient = slopes.T @ slopes, slopes.T @ away
+        try:
+            step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -gradient)
+        except np.linalg.LinAlgError:
+            return p, None, cost
+        tried = p.copy()
+        tried[:free] += step
+        tried = np.clip(tried, low, high)
+        new_away, new_slopes = at(tried)
+        new_cost = float(new_away @ new_away)
+        if new_cost <= cost:
+            done = cost - new_cost <= 1e-10 * cost
+            p, away, slopes, cost, damping = tried, new_away, new_slopes, new_cost, max(damping / 10.0, 1e-12)
+            if done:
+                break
+        else:
+            damping *= 10.0
+            if damping > 1e12:
+                break
+    try:
+        covariance = np.asarray(np.linalg.inv(slopes.T @ slopes), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        return p, None, cost
+    return p, covariance if (np.diag(covariance) > 0).all() else None, cost
 
 
 def _best_of_grid(
