@@ -145,18 +145,20 @@ def register(tx: Connection, beamline: str, place: str, group: Group, seen: Mapp
         )
         scan_id = int((result.inserted_primary_key or [0])[0])
     copy_id = keep_copy(tx, scan_id, place, "present", root="")
-    there = {path for (path,) in tx.execute(sa.select(files.c.path).where(files.c.scan_id == scan_id))}
-    for role, path in group.files.items():
-        one = (sightings.c.beamline == beamline) & (sightings.c.path == path)
-        tx.execute(sa.update(sightings).where(one).values(scan_id=scan_id))
-        if path in there:
-            continue
-        sighting = seen[path].sighting
-        result = tx.execute(
-            sa.insert(files).values(scan_id=scan_id, role=role, path=path, bytes=sighting.bytes, mtime=sighting.mtime)
-        )
-        file_id = int((result.inserted_primary_key or [0])[0])
-        add_evidence(tx, copy_id, file_id, "listing", None, sighting.bytes, sighting.mtime, now, None)
+    there = set(tx.execute(sa.select(files.c.path).where(files.c.scan_id == scan_id)).scalars()) if row else set()
+    rows = [
+        {"scan_id": scan_id, "role": role, "path": path, "bytes": is_now.bytes, "mtime": is_now.mtime}
+        for role, path in group.files.items()
+        if path not in there
+        for is_now in [seen[path].sighting]
+    ]
+    if rows:
+        made = tx.execute(sa.insert(files).returning(files.c.id, files.c.bytes, files.c.mtime), rows).all()
+        listing = {"copy_id": copy_id, "method": "listing", "digest": None, "at": now, "task_id": None}
+        proof = [{**listing, "file_id": i, "bytes": size, "mtime": mtime} for i, size, mtime in made]
+        tx.execute(sa.insert(evidence), proof)
+    mine = (sightings.c.beamline == beamline) & sightings.c.path.in_(list(group.files.values()))
+    tx.execute(sa.update(sightings).where(mine).values(scan_id=scan_id))
     return scan_id
 
 
