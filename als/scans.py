@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from resources.ledger import leases
 from resources.ledger import scans as scan_table
 from resources.ledger.views import scan_document, stamp
 
+WIDE = 250  # columns where there is no terminal to ask
 COLORS = {"done": "green", "failed": "red", "question": "magenta", "waiting": "yellow", "in_flight": "cyan"}
 
 
@@ -56,12 +58,12 @@ def show(found: list[dict[str, Any]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for heading in ("beamline", "scan", "state", "size", "noticed", "why"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading != "why")
     for d in found:
         size = sum(f["bytes"] for f in d["files"])
         state = f"[{COLORS.get(d['state'], 'white')}]{d['state']}[/]"
         table.add_row(d["beamline"], d["key"], state, human(size), d["noticed_at"] or "", d["why"] or "")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(table)
     counts = {state: sum(d["state"] == state for d in found) for state in sorted({d["state"] for d in found})}
     console.print(f"{len(found)} scans" + "".join(f", {n} {state}" for state, n in counts.items()))
