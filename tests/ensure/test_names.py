@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 NAMES = [
     "with space.h5",
     'quote\'s "and" more.h5',
@@ -44,8 +42,8 @@ def test_every_name_survives_every_leg(rig: Any, simulated: tuple[bytes, bytes])
     assert not list(rig.sandbox.dir.rglob("pwned*"))
 
 
-@pytest.mark.parametrize("name", ["$(touch pwned).h5", "-rf 'x'.h5"])
-def test_the_real_analysis_takes_such_names(rig: Any, simulated: tuple[bytes, bytes], name: str) -> None:
+def test_the_real_analysis_takes_such_names(rig: Any, simulated: tuple[bytes, bytes]) -> None:
+    name = "-rf $(touch pwned) 'x'.h5"
     rig.real_analysis()
     rig.scan(name, *simulated)
     (key,) = rig.notice(name)
