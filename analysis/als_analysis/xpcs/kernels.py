@@ -276,7 +276,8 @@ def level_totals(seen: Any, odd: Any, total: Any, out: Any) -> None:
     """Sum of all samples of each level of one tile, out (levels, LANES) f64, from the one level that was summed."""
     levels = out.shape[0]
     summed = min(SUMMED_LEVEL, levels - 1)
-    out[summed] = total
+    for p in range(LANES):  # not as whole arrays: numba takes seconds to compile such an assignment
+        out[summed, p] = total[p]
     for level in range(summed - 1, -1, -1):
         for p in range(LANES):
             out[level, p] = 2.0 * out[level + 1, p] + (np.float64(odd[level, p]) if seen[level] % 2 == 1 else 0.0)
@@ -293,7 +294,8 @@ def level_zero_totals(seen: Any, odd: Any, total: Any, out: Any) -> None:
     totals = np.empty((odd.shape[1], LANES))
     for tile in range(total.shape[0]):
         level_totals(seen, odd[tile], total[tile], totals)
-        out[tile] = totals[0]
+        for p in range(LANES):
+            out[tile, p] = totals[0, p]
 
 
 @compiled

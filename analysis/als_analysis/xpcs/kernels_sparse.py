@@ -194,7 +194,8 @@ def add_events(
                     earlier -= 1
         for level in range(FINE_LEVELS):
             if (seen[level] + (n >> level)) % 2 == 1:
-                odd[tile, level] = recent[tile, level, REACH - 1]
+                for p in range(LANES):
+                    odd[tile, level, p] = recent[tile, level, REACH - 1, p]
         add_levels(x, rows, FINE_LEVELS, seen, sums[tile], recent[tile], first[tile], odd[tile], total[tile])
 
 
