@@ -91,7 +91,9 @@ class Storage:
                 elif entry.type == "file":
                     yield Walked(path, Listed(path, entry.bytes, entry.mtime))
                 else:
-                    yield Walked(path, left_out=f"it is a {entry.type}, and no file: links are not followed")
+                    link = entry.type == "link"
+                    why = "it is a link, and links are not followed" if link else "it is neither a file nor a folder"
+                    yield Walked(path, left_out=why)
 
     def sizes(self, paths: Collection[str]) -> dict[str, Listed]:
         """What is there of these paths (relative to the place); one listing per folder, missing ones are left out."""
