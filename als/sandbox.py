@@ -59,12 +59,21 @@ def adopt() -> None:
             os.environ.setdefault(name, value)
 
 
-def up(directory: Path, port: int = 0) -> dict[str, str]:
-    """Start a sandbox, unless one is up in the folder; returns its environment."""
+def up(directory: Path, port: int = 0, slurm: bool = False) -> dict[str, str]:
+    """Start a sandbox, unless one is up in the folder; returns its environment.
+
+    `slurm`: its jobs go through a real Slurm of its own. Raises SandboxProblem when one without it is up.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    if not alive(directory):
+    if alive(directory):
+        if slurm and not json.loads((directory / "address.json").read_text()).get("slurm"):
+            raise SandboxProblem(
+                f"the sandbox in {directory} is up without Slurm. First: als sandbox down --dir {directory}"
+            )
+    else:
         (directory / "address.json").unlink(missing_ok=True)
         command = [sys.executable, "-m", "sandbox", "serve", "--dir", str(directory), "--port", str(port)]
+        command += ["--slurm"] if slurm else []
         with (directory / "server.log").open("ab") as log:
             process = subprocess.Popen(
                 command, cwd=platform.PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
@@ -138,14 +147,18 @@ def sandbox() -> None:
 @sandbox.command("up")
 @folder
 @click.option("--port", default=0, help="0: a free one, or that of the last time")
+@click.option("--slurm", is_flag=True, help="run jobs through a real Slurm that it starts for itself, until `down`")
 @click.option("--json", "as_json", is_flag=True, help="print the address as JSON")
-def up_verb(directory: Path | None, port: int, as_json: bool) -> None:
+def up_verb(directory: Path | None, port: int, slurm: bool, as_json: bool) -> None:
     """Start it, and print what to put into the environment.
+
+    Jobs are local processes unless --slurm is given, which needs Slurm's programs (Debian: slurm-wlm). It never uses a
+    Slurm that it finds. Without munge it believes whoever asks: not on a machine that you share with others.
 
     \b
     Example:  eval "$(als sandbox up)"
     """
-    variables = up(directory or default_dir(), port)
+    variables = up(directory or default_dir(), port, slurm)
     if as_json:
         shown = {k: v for k, v in variables.items() if "SECRET" not in k and "PASSWORD" not in k}
         platform.print_json({"schema": "als-sandbox/1", "environment": shown})

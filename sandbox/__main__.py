@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sandbox import workers
 from sandbox.box import Box
+from sandbox.slurm import Slurm
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,11 +29,16 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "serve":
             verb.add_argument("--host", default="127.0.0.1")
             verb.add_argument("--port", type=int, default=0, help="0: the one used last time, or a free one")
+            verb.add_argument(
+                "--slurm", action="store_true",
+                help="jobs go through a real Slurm that the sandbox starts for itself, until `down`; without munge, so"
+                " only on a machine that you share with nobody",
+            )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.verb == "serve":
         from sandbox.server import serve
 
-        return serve(options.dir, options.host, options.port)
+        return serve(options.dir, options.host, options.port, options.slurm)
     if not (options.dir / "state.db").exists():
         print(f"no sandbox in {options.dir}", file=sys.stderr)
         return 1
@@ -46,7 +52,9 @@ def down(directory: Path) -> int:
         pid = int(json.loads(address.read_text())["pid"])
         workers.end([pid], ours=lambda p: workers.is_server(p, directory))
         address.unlink(missing_ok=True)
+    Slurm(directory).down()
     left = workers.end_all(directory)
+    (directory / "server.slurm").unlink(missing_ok=True)
     if left:
         print(f"still running: {left}", file=sys.stderr)
     return 1 if left else 0

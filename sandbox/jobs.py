@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from sandbox import workers
 from sandbox.box import Box, Doc
@@ -73,6 +73,17 @@ def directory(box: Box, job_id: str) -> Path:
     return box.dir / "nersc" / "jobs" / job_id
 
 
+def login_environment(box: Box) -> dict[str, str]:
+    """What a user of the machine finds set; jobs see nothing of the server's own environment."""
+    nersc = box.dir / "nersc"
+    return {
+        workers.MARK: str(box.dir),
+        "PATH": f"{nersc / 'bin'}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(nersc / "home"), "USER": USER, "LANG": "C.UTF-8", "NERSC_HOST": "perlmutter",
+        "SCRATCH": str(nersc / "scratch"), "CFS": str(nersc / "cfs"),
+    }  # fmt: skip
+
+
 def live(box: Box) -> list[Doc]:
     """Jobs that wait or run, oldest first."""
     with box._connect() as db:
@@ -90,6 +101,12 @@ def started(pid: int) -> str | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in "ZX" else fields[19]
+
+
+def end_of_other_kind(box: Box, real: bool) -> None:
+    """Jobs that were live when the folder had the other kind of Slurm, and was taken down: their machine is gone."""
+    strangers = [job["id"] for job in live(box) if job.get("slurm", False) != real]
+    write(box, {job_id: ended("NODE_FAIL") for job_id in strangers})
 
 
 _last_started: dict[Path, tuple[int, str | None]] = {}
@@ -135,7 +152,7 @@ class Supervisor:
             if job["state"] == "RUNNING":
                 changes[job["id"]] = self._watch(job, float(config["kill_wait_s"]))
             elif job["cancel_by"] is not None:
-                changes[job["id"]] = _ended("CANCELLED")
+                changes[job["id"]] = ended("CANCELLED")
             elif (job["fault"] or {}).get("kind") == "pending_forever" and job["fault"]["id"] in listed:
                 continue
             elif running < int(config["max_running"]):
@@ -145,30 +162,12 @@ class Supervisor:
                 reason = "Resources" if running == int(config["max_running"]) else "Priority"
                 running += 1
                 changes[job["id"]] = {} if job["reason"] == reason else {"reason": reason}
-        self._write({job_id: change for job_id, change in changes.items() if change})
+        write(self.box, {job_id: change for job_id, change in changes.items() if change})
         for job in jobs:
-            if changes.get(job["id"], {}).get("state") == "RUNNING" and not _never_runs(job):
+            if changes.get(job["id"], {}).get("state") == "RUNNING" and not never_runs(job):
                 self._start({**job, **changes[job["id"]]})
         self._reap({job["id"] for job in jobs})
         return bool(jobs)
-
-    def _write(self, changes: dict[str, Doc]) -> None:
-        if not changes:
-            return
-        with self.box.transaction() as docs:
-            for job_id, change in changes.items():
-                job = docs.get("slurm_job", job_id)
-                if job is None:
-                    continue
-                docs.put("slurm_job", job_id, {**job, **change})
-                if change.get("state") == "RUNNING" and not _never_runs(job):
-                    count_execution(docs, "sfapi", job["name"])
-                if change.get("end"):
-                    docs.delete("slurm_live", job_id)
-                    if change["exit_code"] == DUPLICATE:
-                        work = docs.get("execution", f"sfapi {job['name']}")
-                        if work is not None:
-                            docs.put("execution", f"sfapi {job['name']}", {**work, "count": work["count"] - 1})
 
     def _start(self, job: Doc) -> None:
         """Run the job's script in a session of its own. Harmless when it runs already: only one makes the claim."""
@@ -190,22 +189,19 @@ class Supervisor:
                     env=self._environment(job),
                 )  # fmt: skip
         except OSError as error:  # slurmd cannot open the output file
-            self._write({job["id"]: {**_ended("FAILED", signalled=53), "admin_comment": str(error)}})
+            write(self.box, {job["id"]: {**ended("FAILED", signalled=53), "admin_comment": str(error)}})
             return
         self.children[job["id"]] = (child, time.monotonic())
 
     def _environment(self, job: Doc) -> dict[str, str]:
-        nersc = self.box.dir / "nersc"
         return {
-            workers.MARK: str(self.box.dir),
-            "PATH": f"{nersc / 'bin'}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(nersc / "home"), "USER": USER, "LANG": "C.UTF-8", "NERSC_HOST": "perlmutter",
-            "SCRATCH": str(nersc / "scratch"), "CFS": str(nersc / "cfs"),
+            **login_environment(self.box),
             "SLURM_JOB_ID": job["id"], "SLURM_JOBID": job["id"], "SLURM_JOB_NAME": job["name"],
             "SLURM_JOB_ACCOUNT": job["account"], "SLURM_JOB_QOS": job["qos"], "SLURM_JOB_USER": USER,
             "SLURM_JOB_NUM_NODES": str(job["nodes"]), "SLURM_NNODES": str(job["nodes"]),
             "SLURM_NTASKS": str(job["ntasks"]), "SLURM_JOB_NODELIST": "nid000001", "SLURM_CLUSTER_NAME": "perlmutter",
-            "SLURM_SUBMIT_DIR": str(nersc / "home"), "SLURM_JOB_START_TIME": str(int(job["start"])),
+            "SLURM_SUBMIT_DIR": str(self.box.dir / "nersc" / "home"),
+            "SLURM_JOB_START_TIME": str(int(job["start"])),
             "SLURM_JOB_END_TIME": str(int(job["start"] + job["time_limit_s"])), "SLURM_RESTART_COUNT": "0",
         }  # fmt: skip
 
@@ -216,8 +212,8 @@ class Supervisor:
         due = fault.get("kind") in END_STATES and fault.get("when") != "after"
         if due and now >= job["start"] + float(fault.get("delay", 0)):
             self._signal(job, signal.SIGKILL)
-            return _ended(END_STATES[fault["kind"]], code=1 if fault["kind"] == "failed" else 0)
-        if _never_runs(job):
+            return ended(END_STATES[fault["kind"]], code=1 if fault["kind"] == "failed" else 0)
+        if never_runs(job):
             return {}
         home = directory(self.box, job["id"])
         code = _number(home / "exit")
@@ -226,11 +222,11 @@ class Supervisor:
             if fault.get("kind") in END_STATES:
                 state = END_STATES[fault["kind"]]
             self._signal(job, signal.SIGKILL, leftovers=True)
-            return _ended(state, 0, code - 128) if code > 128 else _ended(state, code)
+            return ended(state, 0, code - 128) if code > 128 else ended(state, code)
         if self._gone(job):
             code = _number(home / "exit")  # written between the two looks
             if code is None:
-                return _ended(job["ending"] or "NODE_FAIL", signalled=9 if job["ending"] else 0)
+                return ended(job["ending"] or "NODE_FAIL", signalled=9 if job["ending"] else 0)
             return {}
         if job["kill_at"] is not None:
             if now >= job["kill_at"]:
@@ -291,12 +287,34 @@ class Supervisor:
                 del self.children[job_id]
 
 
-def _never_runs(job: Doc) -> bool:
+def never_runs(job: Doc) -> bool:
     fault = job["fault"] or {}
     return fault.get("kind") in END_STATES and fault.get("when") != "after" and not fault.get("delay")
 
 
-def _ended(state: str, code: int = 0, signalled: int = 0) -> Doc:
+def write(box: Box, changes: dict[str, Doc]) -> None:
+    """Put what has changed into the jobs' documents, and count what began its work. An end is never taken back."""
+    if not changes:
+        return
+    with box.transaction() as docs:
+        for job_id, change in changes.items():
+            job = docs.get("slurm_job", job_id)
+            if job is None or job["end"] is not None:
+                continue
+            counted = job.get("counted", False)
+            if change.get("start") is not None and not counted and not never_runs(job):
+                count_execution(docs, "sfapi", job["name"])
+                change, counted = {**change, "counted": True}, True
+            docs.put("slurm_job", job_id, {**job, **change})
+            if change.get("end"):
+                docs.delete("slurm_live", job_id)
+                if change["exit_code"] == DUPLICATE and counted:
+                    work = docs.get("execution", f"sfapi {job['name']}")
+                    if work is not None:
+                        docs.put("execution", f"sfapi {job['name']}", {**work, "count": work["count"] - 1})
+
+
+def ended(state: str, code: int = 0, signalled: int = 0) -> Doc:
     return {"state": state, "end": time.time(), "exit_code": code, "signal": signalled, "reason": "None"}
 
 
@@ -307,14 +325,19 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def supervise(box: Box) -> None:
+class Watch(Protocol):
+    """Who looks after the live jobs: Supervisor here, or slurm_watch.SlurmWatch where they go through real Slurm."""
+
+    def step(self) -> bool: ...
+
+
+def supervise(box: Box, supervisor: Watch) -> None:
     """Until there has been nothing to do for a while, or the folder is gone. At once when another one is at work."""
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    supervisor = Supervisor(box)
     idle_since = time.monotonic()
     while (lock := _lock(box)) is not None:
         while (box.dir / "state.db").exists() and time.monotonic() < idle_since + IDLE_S:
@@ -329,5 +352,12 @@ def supervise(box: Box) -> None:
         idle_since = time.monotonic()
 
 
+def main(directory: str) -> None:
+    from sandbox import slurm, slurm_watch
+
+    box = Box(directory)
+    supervise(box, slurm_watch.SlurmWatch(box) if slurm.chosen(box) else Supervisor(box))
+
+
 if __name__ == "__main__":
-    supervise(Box(sys.argv[1]))
+    main(sys.argv[1])

@@ -28,7 +28,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from sandbox import admin, workers
+from sandbox import admin, slurm, workers
 from sandbox.box import Box
 from sandbox.faults import FaultMiddleware
 
@@ -68,8 +68,11 @@ def application(box: Box) -> FaultMiddleware:
     return FaultMiddleware(Starlette(routes=mounts), box, PREFIXES, counts)
 
 
-def serve(directory: Path, host: str = "127.0.0.1", port: int = 0) -> int:
-    """Serve the folder until SIGTERM or SIGINT. Returns the exit status; 1 when another server has the folder."""
+def serve(directory: Path, host: str = "127.0.0.1", port: int = 0, real_slurm: bool = False) -> int:
+    """Serve the folder until SIGTERM or SIGINT. Returns the exit status; 1 when another server has the folder.
+
+    With `real_slurm`, and when the folder's own Slurm was left running, jobs go through it.
+    """
     box = Box(directory)
     lock = (box.dir / "server.lock").open("w")
     try:
@@ -78,8 +81,18 @@ def serve(directory: Path, host: str = "127.0.0.1", port: int = 0) -> int:
         print(f"another server is running on {box.dir}", file=sys.stderr)
         return 1
     workers.mark(box.dir)
+    if real_slurm and (problem := slurm.missing()) is not None:
+        print(problem, file=sys.stderr)
+        return 1
+    if real_slurm and not slurm.chosen(box):
+        workers.end_all(box.dir)  # jobs that run without Slurm cannot go on in it; transfers can
+        slurm.choose(box)
     listener = _listen(box, host, port)
-    set_up(box)
+    try:
+        set_up(box)
+    except slurm.SlurmError as error:
+        print(f"the sandbox's Slurm does not run: {error}", file=sys.stderr)
+        return 1
     config = uvicorn.Config(
         application(box),
         log_level="warning",
@@ -91,7 +104,7 @@ def serve(directory: Path, host: str = "127.0.0.1", port: int = 0) -> int:
         timeout_graceful_shutdown=1,
     )
     bound_port = int(listener.getsockname()[1])
-    address = {"url": f"http://{host}:{bound_port}", "port": bound_port, "pid": os.getpid()}
+    address = {"url": f"http://{host}:{bound_port}", "port": bound_port, "pid": os.getpid(), "slurm": slurm.chosen(box)}
     write_json(box.dir / "address.json", address)  # the socket listens already: from here on nobody is turned away
     try:
         uvicorn.Server(config).run(sockets=[listener])

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from sandbox import hpss, jobs, sfapi_auth, sfapi_files, sfapi_jobs
+from sandbox import hpss, jobs, sfapi_auth, sfapi_files, sfapi_jobs, slurm, slurm_jobs
 from sandbox.box import Box, Doc
 from sandbox.sfapi_auth import signed_in
 
@@ -38,6 +38,9 @@ def setup(box: Box) -> Doc:
     key = sfapi_auth.write_key(box)
     if box.get("sfapi_key_expires", "at") is None:
         box.put("sfapi_key_expires", "at", {"at": time.time() + KEY_DAYS * 86400})
+    if slurm.chosen(box):
+        slurm_jobs.up(box)
+    jobs.end_of_other_kind(box, slurm.chosen(box))
     jobs.ensure(box)
     return {
         "key_file": str(key), "client_id": sfapi_auth.client(box)["client_id"], "user": jobs.USER,

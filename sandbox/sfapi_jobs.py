@@ -21,12 +21,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from sandbox import jobs
+from sandbox import jobs, slurm, slurm_jobs
 from sandbox.box import Box, Doc, Documents
 from sandbox.faults import of_service
 from sandbox.sfapi_auth import signed_in
-from sandbox.sfapi_sbatch import Refused, check, parse, seconds
+from sandbox.sfapi_sbatch import job_document, parse
 from sandbox.sfapi_tables import sacct, squeue
+from sandbox.slurm import SlurmError
+from sandbox.slurm_rules import UNKNOWN_QOS, Refused, check
 
 MACHINES = ("perlmutter", "dtns", "dtn01")
 CACHE_S = 10.0  # by so much may a "cached" answer (the API's default) lag behind
@@ -66,13 +68,20 @@ def routes(box: Box) -> list[BaseRoute]:
         with box.transaction() as docs:
             job = docs.get("slurm_job", job_id)
             if job is None:
-                error = f"scancel: error: Kill job error on job id {job_id}: Invalid job id specified"
-                return _task(docs, {"status": "error", "output": None, "error": error})
+                unknown = f"scancel: error: Kill job error on job id {job_id}: Invalid job id specified"
+                return _task(docs, {"status": "error", "output": None, "error": unknown})
             if job["end"] is None:
                 docs.put("slurm_job", job_id, {**job, "cancel_by": jobs.UID})
-            answer = _task(docs, {"status": "ok", "output": "", "error": None})
+        error = None
+        if slurm.chosen(box):
+            try:
+                slurm_jobs.cancel(box, job_id)
+            except SlurmError as said:
+                error = str(said)
         jobs.ensure(box)
-        return answer
+        return finished_task(
+            box, {"status": "error" if error else "ok", "output": None if error else "", "error": error}
+        )
 
     def task(request: Request) -> Response:
         if (refusal := signed_in(box, request)) is not None:
@@ -109,39 +118,31 @@ def _submit(box: Box, script: str, is_path: bool) -> Response:
                 box, {"status": "error", "jobid": None, "error": f"sbatch: error: Unable to open file {script}"}
             )
         script = path.read_text()
+    real = slurm.chosen(box)
     try:
         if not script.startswith("#!"):
             raise Refused(
                 "sbatch: error: This does not look like a batch script.  The first\n"
                 "sbatch: error: line must start with #! followed by the path to an interpreter."
             )
-        options = parse(script)
-        name = options.get("name") or "sbatch"
-        check(options, jobs.settings(box)["projects"])
-        warn = re.fullmatch(r"B:([A-Z0-9]+)(?:@(\d+))?", options.get("signal", ""))
-        refused = box.take_fault(of_service("sfapi", ("refused",), name))
+        options = parse(script, strict=not real)
+        job = job_document(box, options)
+        if not real:  # it refuses by the same table
+            check(options, jobs.settings(box)["projects"])
+        refused = box.take_fault(of_service("sfapi", ("refused",), job["name"]))
         if refused is not None:
-            default = "sbatch: error: Batch job submission failed: Invalid qos specification"
-            raise Refused(str(refused.get("text", default)))
+            raise Refused(str(refused.get("text", UNKNOWN_QOS.text())))
+        fate = box.take_fault(of_service("sfapi", FATES, job["name"]))
+        job["fault"] = fate
+        if fate and fate["kind"] == "pending_forever":
+            job["reason"] = str(fate.get("reason", "QOSMaxJobsPerUserLimit"))
+        if fate and fate["kind"] == "not_found_for":
+            job["hidden_until"] = time.time() + float(fate.get("delay", 60))
+        admit = slurm_jobs.admit if real else _admit
+        twice = fate is not None and fate["kind"] == "duplicate_submit"
+        job_ids = [admit(box, job, options, script) for _ in range(2 if twice else 1)]
     except Refused as error:
         return finished_task(box, {"status": "error", "jobid": None, "error": str(error)})
-    fate = box.take_fault(of_service("sfapi", FATES, name))
-    kind = fate["kind"] if fate else ""
-    home = box.dir / "nersc" / "home"
-    template: Doc = {
-        "name": name, "account": options.get("account", "als"), "qos": options.get("qos", "debug"),
-        "constraint": options.get("constraint"), "time_limit_s": seconds(options.get("time", "10")),
-        "nodes": int(options.get("nodes") or 1), "ntasks": int(options.get("ntasks") or 1), "mem": options.get("mem"),
-        "comment": options.get("comment"), "licenses": options.get("licenses"),
-        "workdir": str(home / options.get("workdir", "")),
-        "partition": "xfer" if options.get("qos") == "xfer" else "regular_milan_ss11",
-        "warn": {"name": warn[1], "seconds": int(warn[2] or 60)} if warn else None, "warned": False,
-        "state": "PENDING", "submit": time.time(), "start": None, "end": None,
-        "exit_code": 0, "signal": 0, "ending": None, "kill_at": None, "cancel_by": None, "fault": fate,
-        "reason": str((fate or {}).get("reason", "QOSMaxJobsPerUserLimit")) if kind == "pending_forever" else "None",
-        "hidden_until": time.time() + float((fate or {}).get("delay", 60)) if kind == "not_found_for" else 0.0,
-    }  # fmt: skip
-    job_ids = [_admit(box, template, options, script) for _ in range(2 if kind == "duplicate_submit" else 1)]
     jobs.ensure(box)
     return finished_task(box, {"status": "ok", "jobid": job_ids[-1], "error": None})
 
@@ -178,9 +179,19 @@ def _listing(box: Box, request: Request, filters: dict[str, str]) -> Response:
     if fault is not None:
         text = fault.get("text", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
         return JSONResponse({"status": "ERROR", "output": None, "error": text})
+    real = slurm.chosen(box)
+    if real:
+        try:
+            slurm_jobs.sync(box)
+        except SlurmError as error:
+            return JSONResponse({"status": "ERROR", "output": None, "error": str(error)})
     cached = request.query_params.get("cached", "true").lower() == "true"
     found = [j for j in _select(box, command, filters) if not cached or time.time() > j["submit"] + CACHE_S]
-    rows = [sacct(job) if command == "sacct" else squeue(job) for job in found if time.time() >= job["hidden_until"]]
+    found = [job for job in found if time.time() >= job["hidden_until"]]
+    if command == "sacct":
+        rows = [sacct(job) for job in found]
+    else:
+        rows = slurm_jobs.squeue(box, found) if real else [squeue(job) for job in found]
     for row in rows:
         odd = box.take_fault(of_service("sfapi", ("odd_state",), row.get("jobname", row.get("name"))))
         if odd is not None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 MARK = "SANDBOX_OF"
@@ -30,21 +30,28 @@ def start(directory: Path, module: str, arguments: Sequence[str], log: Path, pas
     `pass_fds` stay open in the worker under the same numbers: a lock that is held through one of them lives exactly as
     long as the worker.
     """
-    reap()
     package_root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH", "")) if p)
+    environment = {**os.environ, MARK: str(directory), "PYTHONPATH": path}
+    return spawn([sys.executable, "-m", module, *arguments], log, environment, pass_fds=pass_fds).pid
+
+
+def spawn(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Run a program in a session of its own, to be reaped here when it ends. `environment` bears the mark."""
+    reap()
     with log.open("ab") as out:
         child = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-            pass_fds=pass_fds,
-            env={**os.environ, MARK: str(directory), "PYTHONPATH": path},
-        )
+            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            pass_fds=pass_fds, env=dict(environment),
+        )  # fmt: skip
     _children.append(child)
-    return child.pid
+    return child
 
 
 def reap() -> None:
