@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sandbox import workers
+from sandbox import slurm, workers
 from sandbox.box import Box
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,10 +26,12 @@ class Sandbox:
     Attributes:
         dir: its folder; the disks are below it. box: its state, shared with the server.
         url: "http://127.0.0.1:PORT"; the same after a restart.
+        options: of `sandbox serve`: "--slurm" for jobs that go through real Slurm.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self.dir = directory.resolve()
+        self.options = options
         self.box = Box(self.dir)
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -39,8 +41,9 @@ class Sandbox:
         (self.dir / "address.json").unlink(missing_ok=True)
         with (self.dir / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sandbox", "serve", "--dir", str(self.dir)], cwd=ROOT, stdout=log, stderr=log
-            )
+                [sys.executable, "-m", "sandbox", "serve", "--dir", str(self.dir), *self.options],
+                cwd=ROOT, stdout=log, stderr=log,
+            )  # fmt: skip
         until = time.monotonic() + 30
         while not (self.dir / "address.json").exists():
             if self._process.poll() is not None or time.monotonic() > until:
@@ -67,6 +70,7 @@ class Sandbox:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        slurm.Slurm(self.dir).down()
         left = workers.end_all(self.dir)
         assert not left, f"detached workers that could not be ended: {left}"
 
@@ -114,8 +118,35 @@ def _sandbox_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterato
         server.down()
 
 
+@pytest.fixture(scope="session")
+def _slurm_sandbox_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    if (problem := slurm.missing()) is not None:
+        pytest.skip(problem)
+    os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+    server = Sandbox(tmp_path_factory.mktemp("slurm"), "--slurm")
+    try:
+        yield server
+    finally:
+        server.down()
+
+
 @pytest.fixture
-def sandbox(_sandbox_of_the_session: Sandbox) -> Iterator[Sandbox]:
+def slurm_sandbox(_slurm_sandbox_of_the_session: Sandbox) -> Iterator[Sandbox]:
+    """A sandbox whose jobs go through a real Slurm of its own, back to its first day."""
+    _slurm_sandbox_of_the_session.reset()
+    yield _slurm_sandbox_of_the_session
+
+
+# on a test that takes `sandbox`: it runs a second time with real Slurm
+in_real_slurm_too = pytest.mark.parametrize("sandbox", ["processes", "slurm"], indirect=True)
+
+
+@pytest.fixture
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """The session's sandbox, back to its first day. A test may kill it and start it again."""
-    _sandbox_of_the_session.reset()
-    yield _sandbox_of_the_session
+    if getattr(request, "param", "processes") == "slurm":
+        yield request.getfixturevalue("slurm_sandbox")
+        return
+    server: Sandbox = request.getfixturevalue("_sandbox_of_the_session")
+    server.reset()
+    yield server

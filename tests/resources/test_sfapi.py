@@ -17,6 +17,7 @@ from resources.errors import CredentialProblem, FacilityError, NotFound, Refused
 from resources.sfapi import Superfacility
 from resources.tasks import TaskState, TaskStatus
 from sandbox import jobs, sfapi_auth
+from tests.conftest import in_real_slurm_too
 
 SUBMIT = "POST /api/v1.2/compute/jobs/*"
 LIST = "GET /api/v1.2/compute/jobs/*"
@@ -62,6 +63,7 @@ def ended(nersc: Superfacility, job_id: str, seconds: float = 15) -> TaskStatus:
 # submitting
 
 
+@in_real_slurm_too
 def test_a_job_is_submitted_found_by_its_key_and_followed_to_its_end(sandbox: Any, nersc: Superfacility) -> None:
     job_id = nersc.submit("als-1", REQUEST)
     status = ended(nersc, job_id)
@@ -73,6 +75,7 @@ def test_a_job_is_submitted_found_by_its_key_and_followed_to_its_end(sandbox: An
 
 
 @pytest.mark.parametrize("fault", [{"kind": "status", "code": 502}, {"kind": "status", "code": 500}, {"kind": "drop"}])
+@in_real_slurm_too
 def test_a_submission_whose_answer_is_lost_was_sent_once_and_is_found(
     sandbox: Any, nersc: Superfacility, fault: dict[str, Any]
 ) -> None:
@@ -92,6 +95,7 @@ def test_a_submission_that_was_not_made_is_not_found(sandbox: Any, nersc: Superf
     assert nersc.find("als-1") == []
 
 
+@in_real_slurm_too
 def test_of_two_submissions_of_one_key_one_runs_and_the_other_ends_as_its_duplicate(
     sandbox: Any, nersc: Superfacility
 ) -> None:
@@ -109,12 +113,14 @@ def test_of_two_submissions_of_one_key_one_runs_and_the_other_ends_as_its_duplic
     assert sandbox.executions("sfapi") == {"als-1": 1}
 
 
+@in_real_slurm_too
 def test_a_client_that_doubles_a_post_is_seen_as_two_jobs_of_one_key(sandbox: Any, nersc: Superfacility) -> None:
     sandbox.fault("sfapi", "duplicate_submit", path="als-1")
     job_id = nersc.submit("als-1", REQUEST)
     assert [s.id for s in nersc.find("als-1")] == [str(int(job_id) - 1), job_id]
 
 
+@in_real_slurm_too
 def test_a_job_of_yesterday_is_found_although_sacct_begins_at_midnight(sandbox: Any, nersc: Superfacility) -> None:
     job_id = nersc.submit("als-1", REQUEST)
     ended(nersc, job_id)
@@ -231,6 +237,7 @@ def test_a_state_that_the_client_cannot_read_is_an_end(sandbox: Any, nersc: Supe
     assert nersc.poll([job_id])[job_id].native == "LAUNCH_FAILED"
 
 
+@in_real_slurm_too
 def test_a_job_that_is_not_known_yet_is_left_out_and_no_failure(sandbox: Any, nersc: Superfacility) -> None:
     sandbox.fault("sfapi", "not_found_for", path="als-1", delay=60)
     job_id, other = nersc.submit("als-1", REQUEST), nersc.submit("als-2", REQUEST)
@@ -238,6 +245,7 @@ def test_a_job_that_is_not_known_yet_is_left_out_and_no_failure(sandbox: Any, ne
     assert set(nersc.poll([job_id, other, "1", "not-a-job"])) == {other}
 
 
+@in_real_slurm_too
 def test_a_waiting_job_says_what_it_waits_for(sandbox: Any, nersc: Superfacility) -> None:
     sandbox.fault("sfapi", "pending_forever", reason="QOSMaxJobsPerUserLimit")
     job_id = nersc.submit("als-1", REQUEST)
@@ -265,6 +273,7 @@ def test_jobs_that_wait_are_seen_while_the_accounting_is_down(sandbox: Any, ners
     assert nersc.poll([job_id])[job_id].state is TaskState.QUEUED
 
 
+@in_real_slurm_too
 def test_a_job_is_cancelled_and_cancelling_again_or_another_is_no_error(sandbox: Any, nersc: Superfacility) -> None:
     does(sandbox, nersc, "sleep 60")
     job_id = nersc.submit("als-1", REQUEST)
@@ -275,6 +284,7 @@ def test_a_job_is_cancelled_and_cancelling_again_or_another_is_no_error(sandbox:
     nersc.cancel("12345678")
 
 
+@in_real_slurm_too
 def test_a_restarted_server_knows_the_jobs_of_before(sandbox: Any, nersc: Superfacility) -> None:
     job_id = nersc.submit("als-1", REQUEST)
     sandbox.kill()
