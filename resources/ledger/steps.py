@@ -330,6 +330,8 @@ def ask(tx: Connection, scan_ids: Sequence[int], asset: str, run_id: str, now: d
     )
     count += _move(tx, scan_ids, asset, [FAILED, NOT_APPLICABLE], now, new, state=DUE, why="asked for", **common)
     count += _move(tx, scan_ids, asset, [DUE], now, new, asked_by=run_id, next_try=now)
+    # what is under way serves the request: asked once more for it (a run that was started again) it is not done anew
+    _move(tx, scan_ids, asset, UNDER_WAY, now, new, asked_by=run_id)
     return count
 
 

@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from beamlines.spec import Asset, Kind, Spec
-from resources.ledger import products, scans, steps, tasks
+from resources.ledger import leases, products, scans, steps, tasks
 from resources.ledger.scans import File, Scan
 from resources.ledger.schema import copies, evidence
 from resources.ledger.steps import Step
+from resources.ledger.tasks import Task
 
 SCHEMA = "als-scan/1"
 ENTRY = "catalog_entry"
@@ -40,6 +41,10 @@ def scan_document(tx: Connection, spec: Spec, scan: Scan, durable: Collection[st
     of_scan = sa.select(copies).where(copies.c.scan_id == scan.id)
     places = {str(row["place"]): dict(row) for row in tx.execute(of_scan).mappings()}
     assets = {asset.name: _asset(mine.get(asset.name), places.get(_place(spec, asset)), now) for asset in spec.assets()}
+    asked = tasks.of_scan(tx, scan.id)
+    for task in asked:
+        if task.live and (step := mine.get(task.asset)) is not None and step.task_id == task.id:
+            assets[task.asset] |= _under_way(tx, task, now)
     held = _copies(tx, scan.id, files)
     state, why = overall(assets, scan)
     verified = _verified(held, len(files), {place for place, copy in places.items() if copy["state"] == "verified"})
@@ -72,7 +77,7 @@ def scan_document(tx: Connection, spec: Spec, scan: Scan, durable: Collection[st
                 "submitted_at": stamp(t.submitted_at),
                 "ended_at": stamp(t.ended_at),
             }
-            for t in tasks.of_scan(tx, scan.id)
+            for t in asked
         ],
         "products": [
             {
@@ -125,6 +130,15 @@ def _asset(step: Step | None, copy: Mapping[str, Any] | None, now: datetime) -> 
         **({"attempt": step.attempt} if step.attempt > 1 else {}),
         **({"until": stamp(until)} if until else {}),
     }
+
+
+def _under_way(tx: Connection, task: Task, now: datetime) -> dict[str, Any]:
+    """What is to be said of a step whose task has not ended: what the task waits for. One that could not be submitted
+    yet, since its service rests, is waiting."""
+    rest = leases.paused(tx, task.service, now)
+    if task.external_id is None and rest is not None:
+        return {"state": "waiting", "why": f"waits for {rest.service}: {rest.reason}", "until": stamp(rest.until)}
+    return {"why": task.reason} if task.reason else {}
 
 
 def overall(assets: dict[str, dict[str, Any]], scan: Scan) -> tuple[str, str | None]:

@@ -125,8 +125,9 @@ def test_an_outage_puts_submission_off_uses_up_no_attempt_and_says_why(rig: Any)
     rig.sandbox.fault("sfapi", "outage", text="maintenance of the cooling plant", count=-1)
     rig.pace(pause_first_s=60, pause_most_s=60)
     rig.run("xpcs_result", patient=False)
-    pause = rig.pause_of("nersc")
-    assert "maintenance of the cooling plant" in pause.reason
+    assert "maintenance of the cooling plant" in rig.pause_of("nersc").reason
+    shown = rig.document(key)["assets"]["xpcs_result"]
+    assert shown["state"] == "waiting" and "maintenance of the cooling plant" in shown["why"] and shown["until"]
     rig.sandbox.box.clear_faults()
     once.answered(rig.ledger, "nersc")
     assert rig.run("xpcs_result").keys == [key]

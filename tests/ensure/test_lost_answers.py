@@ -9,8 +9,7 @@ import pytest
 LOST = [{"kind": "status", "code": 502}, {"kind": "drop"}]
 
 
-@pytest.mark.parametrize("fault", LOST, ids=["502", "drop"])
-@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize(("fault", "count"), [(LOST[0], 1), (LOST[1], 6)])
 def test_a_transfer_whose_submission_was_not_answered(rig: Any, fault: dict[str, Any], count: int) -> None:
     """Six times: the SDK's own repeats are lost as well, and the service is paused."""
     (key,) = rig.noticed()
@@ -45,16 +44,15 @@ def test_a_job_that_is_not_to_be_seen_for_a_while_is_waited_for(rig: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    "route",
+    ("route", "fault"),
     [
-        "POST */datasets",
-        "POST */origdatablocks",
-        "POST */attachments",
-        "PATCH */datasetlifecycle",
-        "PATCH */datasets/*",
+        ("POST */datasets", LOST[0]),
+        ("POST */datasets", LOST[1]),
+        ("POST */origdatablocks", LOST[0]),
+        ("POST */attachments", LOST[1]),
+        ("PATCH */datasets/*", LOST[0]),
     ],
 )
-@pytest.mark.parametrize("fault", LOST, ids=["502", "drop"])
 def test_a_catalogue_that_does_not_answer_holds_everything_once(rig: Any, route: str, fault: dict[str, Any]) -> None:
     (key,) = rig.copied()
     rig.stand_in('mkdir -p "$plots"; printf picture > "$plots/g2.png"')

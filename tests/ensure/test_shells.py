@@ -219,6 +219,18 @@ def test_a_run_that_dagster_starts_again_after_a_crash_asks_for_nothing_new(rig:
     assert len(dagster.events("xpcs_result")) == 2, "it reports what is there"
 
 
+def test_a_request_that_met_a_task_under_way_is_not_made_again_after_a_crash(rig: Any, dagster: Dagster) -> None:
+    (key,) = rig.copied()
+    dagster.partitions([key])
+    rig.sandbox.fault("sfapi", "pending_forever", count=1)
+    rig.until(lambda: rig.run("xpcs_result", patient=False) and rig.tasks(key, "xpcs_result")[0].external_id)
+    rig.sandbox.box.clear_faults()
+    first = dagster.materialize(["xpcs_result"], [key])
+    again = {"dagster/root_run_id": first.run_id, "dagster/retry_number": "1"}
+    assert dagster.materialize(["xpcs_result"], [key], **again).success
+    assert rig.step(key, "xpcs_result").revision == 1
+
+
 def test_a_scan_below_a_failed_copy_says_so_at_once(rig: Any, dagster: Dagster) -> None:
     (key,) = rig.noticed()
     dagster.partitions([key])

@@ -104,7 +104,8 @@ def test_a_held_transfer_uses_up_no_attempt_and_goes_on(rig: Any, kind: str, wor
     rig.sandbox.fault("transfer", kind, count=1)
     rig.run("raw_at_cfs", patient=False)
     rig.until(lambda: (rig.follow(), rig.tasks(key)[0].state == "paused")[1])
-    assert words in rig.tasks(key)[0].reason
+    shown = rig.document(key)["assets"]["raw_at_cfs"]
+    assert shown["state"] == "in_flight" and words in shown["why"]
     rig.sandbox.box.clear_faults()
     assert rig.run("raw_at_cfs").keys == [key]
     assert [t.attempt for t in rig.tasks(key)] == [1]
