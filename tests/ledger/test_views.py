@@ -171,6 +171,16 @@ def test_a_copy_that_lacks_the_proof_for_one_file_does_not_count(book: Any) -> N
     assert document(book, scan_id)["safe"]
 
 
+@pytest.mark.parametrize("state", ["lost", "present"])
+def test_a_copy_that_is_lost_or_was_never_verified_as_a_whole_does_not_count(book: Any, state: str) -> None:
+    scan_id = book.scan()
+    prove(book, scan_id, "cfs")
+    prove(book, scan_id, "hpss")
+    with book.ledger.write() as tx:
+        tx.execute(sa.update(schema.copies).where(schema.copies.c.place == "hpss").values(state=state))
+    assert not document(book, scan_id)["safe"]
+
+
 def test_a_listing_proves_nothing(book: Any) -> None:
     scan_id = book.scan()
     prove(book, scan_id, "cfs")

@@ -411,6 +411,36 @@ def test_processes_that_submit_at_once_have_one_effect(world: World) -> None:
     assert world.service.effective == 1
 
 
+def test_one_that_is_overtaken_while_it_fetches_a_key_submits_nothing(world: World) -> None:
+    world.intend()
+
+    def overtaken() -> None:
+        world.service.trouble.clear()
+        world.submit()
+
+    world.service.trouble["new_key"] = ("after", overtaken)
+    world.submit()
+    assert world.service.calls.count("submit") == 1 and world.task().external_id == "1"
+
+
+def test_of_two_that_fetch_a_key_at_once_both_use_the_one_that_was_kept_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.intend()
+
+    def overtaken() -> None:
+        world.service.trouble.clear()
+        with monkeypatch.context() as patches:
+            patches.setattr(tasks, "trying", tasks.trying)  # put back afterwards
+            crash(world, "3 before")
+            with pytest.raises(Killed):
+                world.submit()
+
+    world.service.trouble["new_key"] = ("after", overtaken)
+    world.submit()
+    assert world.service._all()[0]["key"] == world.task().key
+
+
 def test_a_run_that_read_the_task_long_ago_submits_nothing_again(world: World) -> None:
     world.intend()
     old = world.task()
