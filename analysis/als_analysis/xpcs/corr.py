@@ -18,7 +18,7 @@ from als_analysis.workers import Workers, available_cores
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
 from als_analysis.xpcs.events import BLOCK_MULTIPLE, EventCorrelator, event_blocks, is_sparse
 from als_analysis.xpcs.fits import Fit, fit_bins
-from als_analysis.xpcs.multitau import Correlator, Pixels, State, arrange, lags_for
+from als_analysis.xpcs.multitau import Correlator, Mark, Pixels, State, arrange, lags_for
 from als_analysis.xpcs.observe import Observer
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.qmap import QMap
@@ -27,7 +27,8 @@ from als_analysis.xpcs.stream import block_edges, blocks
 
 SEGMENTS = 10
 FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which their error does not show
-_USUAL_BYTES = 700 << 20  # what the analysis holds beside the interpreter where no limit is given
+_USUAL_BYTES = 470 << 20  # what the analysis holds beside the interpreter where no limit is given …
+_USUAL_BYTES_PER_LANE = 2000  # … or this, for a detector larger than 512 x 512
 # what Python and its libraries take; a measured figure would differ from run to run, and blocks, checkpoints with it
 _INTERPRETER_BYTES = 240 << 20
 _MOST_FRAMES, _FEWEST_FRAMES = 256, 16  # in a block
@@ -122,7 +123,8 @@ class _Run:
         count = options.partials
         self.cuts = [frames * i // count for i in range(1, count + 1)] if count > 1 else []
         sparse = isinstance(correlator, EventCorrelator)
-        block = _MOST_EVENT_FRAMES if sparse else _block_frames(source, options, frames, observer.pixels)
+        block = _block_frames(source, options, frames, observer.pixels)
+        block = _MOST_EVENT_FRAMES if sparse else block
         multiple = 1
         if sparse:
             multiple = BLOCK_MULTIPLE
@@ -130,7 +132,7 @@ class _Run:
             observer.cuts = [c // multiple * multiple if c < frames else c for c in observer.cuts]
         self.edges = block_edges(frames, block, {*observer.cuts, *self.cuts}, multiple)
         self.parts: list[tuple[Any, Any]] = []
-        self.mark: State | None = None
+        self.mark: Mark | None = None
         self.whole: tuple[Any, Any] = (None, None)
 
     def identity(self, qmap: QMap) -> dict[str, Any]:
@@ -189,7 +191,7 @@ class _Run:
         if self.observer.done in self.cuts:
             self.whole, part = correlator.g2(self.mark)
             self.parts.append(part)
-            self.mark = correlator.state.mark() if self.observer.done < self.observer.frames else None
+            self.mark = correlator.mark() if self.observer.done < self.observer.frames else None
 
     def _scale(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
         scale = np.ones(len(mean), dtype=np.float32)
@@ -199,9 +201,10 @@ class _Run:
 
     def _snapshot(self) -> Arrays:
         arrays = {f"observer_{k}": v for k, v in self.observer.snapshot().items()}
-        for name, state in (("state", self.correlator.state if self.correlator else None), ("mark", self.mark)):
+        kept = (("state", self.correlator.state if self.correlator else None, _STATE), ("mark", self.mark, _MARK))
+        for name, state, keys in kept:
             if state is not None:
-                arrays |= {f"{name}_{key}": getattr(state, key) for key in _STATE}
+                arrays |= {f"{name}_{key}": getattr(state, key) for key in keys}
                 arrays[f"{name}_frames"] = np.array(state.frames)
         if isinstance(self.correlator, EventCorrelator):
             arrays |= {f"events_{key}": value for key, value in self.correlator.memory().items()}
@@ -215,22 +218,21 @@ class _Run:
             return 0
         self.observer.restore({k.removeprefix("observer_"): v for k, v in stored.items() if k.startswith("observer_")})
         if self.correlator is not None:
-            self.correlator.state = _state(stored, "state")
+            sums, recent, first, odd, total = (stored[f"state_{key}"] for key in _STATE)
+            self.correlator.state = State(sums, recent, first, odd, total, int(stored["state_frames"]))
         if isinstance(self.correlator, EventCorrelator):
             self.correlator.remember(
                 {k.removeprefix("events_"): v for k, v in stored.items() if k.startswith("events_")}
             )
-        self.mark = _state(stored, "mark") if "mark_frames" in stored else None
+        if "mark_frames" in stored:
+            sums, past, odd, total = (stored[f"mark_{key}"] for key in _MARK)
+            self.mark = Mark(sums, past, odd, total, int(stored["mark_frames"]))
         self.parts = [(part[0], part[1]) for part in stored.get("parts", ())]
         return self.observer.done
 
 
 _STATE = ("sums", "recent", "first", "odd", "total")
-
-
-def _state(stored: Arrays, name: str) -> State:
-    sums, recent, first, odd, total = (stored[f"{name}_{key}"] for key in _STATE)
-    return State(sums, recent, first, odd, total, int(stored[f"{name}_frames"]))
+_MARK = ("sums", "past", "odd", "total")
 
 
 def pixels_of(qmap: QMap) -> Pixels:
@@ -256,13 +258,16 @@ def _block_type(source: FrameSource, options: Options) -> np.dtype[Any]:
 
 def _block_frames(source: FrameSource, options: Options, frames: int, pixels: Pixels) -> int:
     """How many processed frames a block may have; raises `OutOfMemory` where not even a short one fits."""
-    states = 2 if options.partials > 1 else 1
-    fixed = states * State.nbytes(pixels.tiles, lags_for(frames).levels) + 4 * 8 * pixels.size
+    levels = lags_for(frames).levels
+    fixed = State.nbytes(pixels.tiles, levels) + 4 * 8 * pixels.size
+    if options.partials > 1:
+        fixed += Mark.nbytes(pixels.tiles, levels)
     per_frame = pixels.size * source.dtype.itemsize * options.avg + 2 * source.encoded_frame_bytes() * options.avg
     if options.avg > 1:
         per_frame += pixels.size * _block_type(source, options).itemsize
     if options.memory is None:
-        return int(np.clip((_USUAL_BYTES - fixed) // per_frame, 2 * _FEWEST_FRAMES, _MOST_FRAMES))
+        usual = max(_USUAL_BYTES, _USUAL_BYTES_PER_LANE * pixels.tiles * 64)
+        return int(np.clip((usual - fixed) // per_frame, 2 * _FEWEST_FRAMES, _MOST_FRAMES))
     room = options.memory - _INTERPRETER_BYTES - fixed
     if room < _FEWEST_FRAMES * per_frame:
         need = options.memory - room + _FEWEST_FRAMES * per_frame

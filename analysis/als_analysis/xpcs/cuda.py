@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from als_analysis.failure import BadArguments
 from als_analysis.workers import Workers
-from als_analysis.xpcs.multitau import Correlator, Pixels, State
+from als_analysis.xpcs.multitau import Correlator, Mark, Pixels, State
 
 _REACH, _LANES, _SUMMED = 8, 64, 3
 
@@ -147,6 +147,10 @@ class DeviceCorrelator(Correlator):
             x = on.f32(0.5 * (x[0 : 2 * pairs : 2] + x[1 : 2 * pairs : 2]))
         self.state.frames += len(raw)
 
-    def g2(self, since: State | None = None) -> Any:
+    def g2(self, since: Mark | None = None) -> Any:
         self.sync()
         return super().g2(since)
+
+    def mark(self) -> Mark:
+        self.sync()
+        return super().mark()

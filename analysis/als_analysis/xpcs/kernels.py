@@ -299,24 +299,53 @@ def level_zero_totals(seen: Any, odd: Any, total: Any, out: Any) -> None:
 
 
 @compiled
-def _past_future(seen: Any, recent: Any, first: Any, odd: Any, total: Any, totals: Any, past: Any, future: Any) -> None:
-    """Sums of the earlier and the later samples of all pairs so far, each (lags, LANES) f64, of one tile."""
-    levels = recent.shape[0]
-    level_totals(seen, odd, total, totals)
+def _past_sums(seen: Any, recent: Any, totals: Any, past: Any) -> None:
+    """Sums of the earlier samples of all pairs so far, (lags, LANES), of one tile: all but the last ones."""
     row = 0
-    last_sum = np.empty(LANES)
-    first_sum = np.empty(LANES)
-    for level in range(levels):
-        last_sum[:] = 0.0
-        first_sum[:] = 0.0
+    some = np.empty(LANES)
+    for level in range(recent.shape[0]):
+        some[:] = 0.0
         for step in range(1, REACH + 1):
-            _add(recent[level, REACH - step], last_sum)
-            _add(first[level, step - 1], first_sum)
+            _add(recent[level, REACH - step], some)
             if level == 0 or step > REACH // 2:
-                share = 1.0 if seen[level] > step else 0.0
-                _rest(totals[level], last_sum, share, past[row])
-                _rest(totals[level], first_sum, share, future[row])
+                _rest(totals[level], some, 1.0 if seen[level] > step else 0.0, past[row])
                 row += 1
+
+
+@compiled
+def _future_sums(seen: Any, first: Any, totals: Any, future: Any) -> None:
+    """Sums of the later samples of all pairs so far, (lags, LANES), of one tile: all but the first ones."""
+    row = 0
+    some = np.empty(LANES)
+    for level in range(first.shape[0]):
+        some[:] = 0.0
+        for step in range(1, REACH + 1):
+            _add(first[level, step - 1], some)
+            if level == 0 or step > REACH // 2:
+                _rest(totals[level], some, 1.0 if seen[level] > step else 0.0, future[row])
+                row += 1
+
+
+@compiled
+def mark_tiles(
+    begin: int, end: int, seen: Any, sums: Any, recent: Any, odd: Any, total: Any, sums0: Any, past0: Any
+) -> None:
+    """Note the sums so far and those of the earlier samples, both (T, lags, LANES) f32, for a later difference."""
+    lags = sums.shape[1]
+    totals = np.empty((recent.shape[1], LANES))
+    past = np.empty((lags, LANES))
+    for tile in range(begin, end):
+        level_totals(seen, odd[tile], total[tile], totals)
+        _past_sums(seen, recent[tile], totals, past)
+        for row in range(lags):
+            _round(sums[tile, row], sums0[tile, row])
+            _round(past[row], past0[tile, row])
+
+
+@compiled
+def _round(source: Any, target: Any) -> None:
+    for p in range(LANES):
+        target[p] = np.float32(source[p])
 
 
 @compiled
@@ -424,7 +453,7 @@ def reduce_tiles(
     differ: bool,
     seen0: Any,
     sums0: Any,
-    recent0: Any,
+    past0: Any,
     odd0: Any,
     total0: Any,
     part_static: Any,
@@ -440,7 +469,6 @@ def reduce_tiles(
     totals = np.empty((levels, LANES))
     past = np.empty((lags, LANES))
     future = np.empty((lags, LANES))
-    past0 = np.empty((lags, LANES))
     future0 = np.empty((lags, LANES))
     product = np.empty(LANES)
     one = np.empty(LANES)
@@ -450,8 +478,11 @@ def reduce_tiles(
     runs = np.empty((LANES, 5), dtype=np.int64)
     for tile in range(begin, end):
         if differ:
-            _past_future(seen0, recent0[tile], first[tile], odd0[tile], total0[tile], totals, past0, future0)
-        _past_future(seen, recent[tile], first[tile], odd[tile], total[tile], totals, past, future)
+            level_totals(seen0, odd0[tile], total0[tile], totals)
+            _future_sums(seen0, first[tile], totals, future0)
+        level_totals(seen, odd[tile], total[tile], totals)
+        _past_sums(seen, recent[tile], totals, past)
+        _future_sums(seen, first[tile], totals, future)
         for p in range(LANES):
             live = static[tile, p] >= 0 and np.isfinite(totals[0, p])
             alive[p] = 1.0 if live else 0.0
@@ -470,7 +501,7 @@ def reduce_tiles(
                 continue
             share = 1.0 / (pairs - _pairs(seen0, row))
             _mean_rest(sums[tile, row], sums0[tile, row], share, alive, product)
-            _mean_rest(past[row], past0[row], share, alive, one)
+            _mean_rest(past[row], past0[tile, row], share, alive, one)
             _mean_rest(future[row], future0[row], share, alive, other)
             _add_bins(product, one, other, least, runs, count, row, part_static, part_dynamic)
 
@@ -485,7 +516,9 @@ def mean_products(
     past = np.empty((lags, LANES))
     future = np.empty((lags, LANES))
     for tile in range(begin, end):
-        _past_future(seen, recent[tile], first[tile], odd[tile], total[tile], totals, past, future)
+        level_totals(seen, odd[tile], total[tile], totals)
+        _past_sums(seen, recent[tile], totals, past)
+        _future_sums(seen, first[tile], totals, future)
         for row in range(lags):
             pairs = max(_pairs(seen, row), 1)
             for p in range(LANES):

@@ -154,9 +154,31 @@ class State:
     def seen(self) -> NDArray[np.int64]:
         return np.array([self.frames >> level for level in range(self.odd.shape[1])], dtype=np.int64)
 
-    def mark(self) -> State:
-        """A copy of what a later difference needs."""
-        return State(self.sums.copy(), self.recent.copy(), self.first, self.odd.copy(), self.total.copy(), self.frames)
+
+@dataclass
+class Mark:
+    """What a later difference needs of a state: `sums` and `past` (T, lags, 64) f32, and the totals."""
+
+    sums: NDArray[np.float32]
+    past: NDArray[np.float32]
+    odd: NDArray[np.float32]
+    total: F64
+    frames: int = 0
+
+    @classmethod
+    def empty(cls, tiles: int, lags: int, levels: int) -> Mark:
+        none = np.zeros((tiles, lags, _LANES), dtype=np.float32)
+        return cls(none, none.copy(), np.zeros((tiles, levels, _LANES), dtype=np.float32), np.zeros((tiles, _LANES)))
+
+    @staticmethod
+    def nbytes(tiles: int, levels: int) -> int:
+        """Bytes that a mark takes."""
+        lags = _REACH + DELAYS_PER_LEVEL * (levels - 1)
+        return tiles * _LANES * (2 * 4 * lags + 8 + 4 * levels)
+
+    @property
+    def seen(self) -> NDArray[np.int64]:
+        return np.array([self.frames >> level for level in range(self.odd.shape[1])], dtype=np.int64)
 
 
 class Correlator:
@@ -180,7 +202,7 @@ class Correlator:
             self.workers.share(lambda a, b: kernels.add_gathered(raw, scale, gathered, a, b, *arrays), pixels.tiles)
         state.frames += len(raw)
 
-    def g2(self, since: State | None = None) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
+    def g2(self, since: Mark | None = None) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
         """(g2, error) over all frames, and from the pairs whose later sample came after `since` (None: the same).
 
         Each is (lags, dynamic bins). Per static bin <G2> / (<IP> <IF>), then the unweighted mean over the static bins
@@ -195,7 +217,7 @@ class Correlator:
         statics, dynamics, rows = int(pixels.static.max()) + 1, int(pixels.dynamic.max()) + 1, state.sums.shape[1]
         per_static = np.zeros((2, _PARTS, rows, 4, statics))
         per_dynamic = np.zeros((2, _PARTS, rows, 3, dynamics))
-        before = since if since is not None else State.empty(1, self.lags.levels)
+        before = since if since is not None else Mark.empty(1, state.sums.shape[1], self.lags.levels)
         edges = [pixels.tiles * i // _PARTS for i in range(_PARTS + 1)]
 
         def work(begin: int, end: int) -> None:
@@ -216,7 +238,7 @@ class Correlator:
                     since is not None,
                     before.seen,
                     before.sums,
-                    before.recent,
+                    before.past,
                     before.odd,
                     before.total,
                     per_static[1, part],
@@ -234,6 +256,21 @@ class Correlator:
             error[count < 2] = np.nan
             found.append((value, error))
         return found[0], found[1] if since is not None else found[0]
+
+    def mark(self) -> Mark:
+        """Note the state, for the g2 of what comes after it."""
+        from als_analysis.xpcs import kernels
+
+        state = self.state
+        mark = Mark.empty(self.pixels.tiles, state.sums.shape[1], self.lags.levels)
+        mark.odd, mark.total, mark.frames = state.odd.copy(), state.total.copy(), state.frames
+        self.workers.share(
+            lambda a, b: kernels.mark_tiles(
+                a, b, state.seen, state.sums, state.recent, state.odd, state.total, mark.sums, mark.past
+            ),
+            self.pixels.tiles,
+        )
+        return mark
 
     def alive(self) -> NDArray[np.bool_]:
         """Which of the used pixels had a finite value in every frame."""
