@@ -14,6 +14,7 @@ import asyncio
 import logging
 import multiprocessing
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from als.sandbox import environment
 from als_assets import families
 from als_assets.ensure import Ensure
 from als_assets.reports import Made
+from als_assets.transfers import VERIFIED
 from beamlines.spec import Retry, Spec
 from resources import facilities as facility_files
 from resources.facilities import Facilities, Pace
@@ -152,10 +154,22 @@ class Rig:
         return self.notice(*(self.scan(f"{folder}/s{i:03d}.h5", b"frames of scan %d" % i) for i in range(count)))
 
     def copied(self, count: int = 1) -> list[str]:
+        """The same, with their copies at NERSC: put there by the test, and proven in the ledger as a transfer would."""
         keys = self.noticed(count)
-        ran = self.run("raw_at_cfs")
-        assert not ran.failed
+        for key in keys:
+            self._copy(self.found(key))
+            self.settle_by_hand(key, "raw_at_cfs")
         return keys
+
+    def _copy(self, scan: scans.Scan) -> None:
+        now = self.ledger.now()
+        with self.ledger.write() as tx:
+            copy_id = scans.keep_copy(tx, scan.id, "cfs", "present", root="")
+            for file in scans.files_of(tx, [scan.id])[scan.id]:
+                (self.cfs / file.path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(self.dtn / file.path, self.cfs / file.path)
+                scans.add_evidence(tx, copy_id, file.id, VERIFIED, None, file.bytes, file.mtime, now, None)
+            scans.verified(tx, copy_id, now)
 
     # runs
 

@@ -24,7 +24,7 @@ def test_a_job_whose_submission_was_not_answered(rig: Any, fault: dict[str, Any]
     (key,) = rig.copied()
     rig.sandbox.fault("sfapi", route="POST */compute/jobs/*", when="after", **fault)
     assert rig.run("xpcs_result").keys == [key]
-    assert rig.executed_once() == 2
+    assert rig.executed_once() == 1
     assert rig.sandbox.requests()["sfapi POST /api/v1.2/compute/jobs/perlmutter"] == 1
 
 
@@ -32,7 +32,7 @@ def test_a_job_that_was_submitted_twice_runs_once(rig: Any) -> None:
     (key,) = rig.copied()
     rig.sandbox.fault("sfapi", "duplicate_submit")
     assert rig.run("xpcs_result").keys == [key]
-    assert rig.executed_once() == 2
+    assert rig.executed_once() == 1
     assert [t.attempt for t in rig.tasks(key, "xpcs_result")] == [1]
 
 
@@ -40,7 +40,7 @@ def test_a_job_that_is_not_to_be_seen_for_a_while_is_waited_for(rig: Any) -> Non
     (key,) = rig.copied()
     rig.sandbox.fault("sfapi", "not_found_for", delay=0.5)
     assert rig.run("xpcs_result").keys == [key]
-    assert rig.executed_once() == 2
+    assert rig.executed_once() == 1
 
 
 @pytest.mark.parametrize(

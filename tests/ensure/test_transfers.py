@@ -24,7 +24,8 @@ def test_a_hundred_scans_take_one_task_and_few_calls(rig: Any) -> None:
 
 
 def test_a_copy_is_proven_file_by_file(rig: Any) -> None:
-    (key,) = rig.copied()
+    (key,) = rig.noticed()
+    rig.run("raw_at_cfs")
     copies = [c for c in rig.document(key)["copies"] if c["place"] == "cfs"]
     assert {(c["path"], c["bytes"], c["verified_by"]) for c in copies} == {
         ("day/s000.h5", 15 + 1, "globus-checksum"),
