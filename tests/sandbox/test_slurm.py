@@ -21,7 +21,13 @@ from sandbox.slurm import Slurm
 from sandbox.slurm_config import CONTROLLER, DAEMONS
 from tests.conftest import Sandbox
 
-needs_slurm = pytest.mark.skipif(slurm.missing() is not None, reason=str(slurm.missing()))
+_absent = pytest.mark.skipif(slurm.missing() is not None, reason=str(slurm.missing()))
+
+
+def needs_slurm(test: Callable[..., None]) -> Callable[..., None]:
+    return _absent(pytest.mark.usefixtures("limited")(test))  # which begins early
+
+
 SCRIPT = "#!/bin/bash\n#SBATCH -J {name} -A als -q shared -C cpu -t 5\n{body}\n"
 
 

@@ -19,7 +19,10 @@ from sandbox.slurm import Slurm
 from sandbox.slurm_rules import QOS, Refused, check
 from tests.conftest import Sandbox
 
-pytestmark = pytest.mark.skipif(slurm.missing() is not None, reason=str(slurm.missing()))
+pytestmark = [
+    pytest.mark.skipif(slurm.missing() is not None, reason=str(slurm.missing())),
+    pytest.mark.usefixtures("limited"),  # begins early
+]
 
 SHARED = {"account": "als", "qos": "shared", "constraint": "cpu", "time": "5", "nodes": 1}
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
@@ -34,19 +37,6 @@ def connected(sandbox: Any) -> Client:
 def client(slurm_sandbox: Any) -> Iterator[Client]:
     with connected(slurm_sandbox) as one:
         yield one
-
-
-@pytest.fixture(scope="module", autouse=True)
-def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandbox, str]]:
-    """A job over its time limit. slurmctld looks twice a minute only, so it begins before the first test."""
-    server = Sandbox(tmp_path_factory.mktemp("limited"), "--slurm")
-    try:
-        server.start()
-        server.fault("sfapi", "time_limit", path="als-limited", delay=1)
-        with connected(server) as one:
-            yield server, submit(one, als_job(server, "als-limited", ["sleep", "300"]))
-    finally:
-        server.down()
 
 
 def als_job(sandbox: Any, key: str, *commands: list[str], **directives: Any) -> str:
@@ -109,13 +99,12 @@ def test_a_scans_job_is_claimed_run_and_reported_and_a_second_of_its_key_is_a_du
 
 
 def test_a_cancelled_job_ends_its_command_and_still_writes_its_outcome(slurm_sandbox: Any, client: Client) -> None:
-    job_id = submit(client, als_job(slurm_sandbox, "als-1", ["sleep", "300"]))
-    claim = slurm_sandbox.dir / "nersc" / "scratch" / "als-1" / "claim"
+    up = slurm_sandbox.dir / "nersc" / "home" / "up"
+    job_id = submit(client, als_job(slurm_sandbox, "als-1", ["bash", "-c", f"touch {up}; exec sleep 300"]))
     until = time.monotonic() + 15
-    while not claim.exists():
+    while not up.exists():
         assert time.monotonic() < until
         time.sleep(0.03)
-    time.sleep(0.3)  # its command is running
     client.delete(f"compute/jobs/perlmutter/{job_id}")
     assert wait(client, job_id)["state"] == f"CANCELLED by {jobs.UID}"
     assert slurm_says(slurm_sandbox, job_id)["JobState"] == "CANCELLED"
@@ -201,11 +190,13 @@ def test_a_project_that_is_added_later_may_submit(slurm_sandbox: Any, client: Cl
 
 def test_jobs_beyond_the_room_wait_with_a_reason_and_run_in_order(slurm_sandbox: Any, client: Client) -> None:
     order: Path = slurm_sandbox.dir / "nersc" / "home" / "order"
-    ids = [submit(client, bash(f"echo {n} >> order; sleep 0.3", "job", "-N 4 --exclusive")) for n in range(3)]
+    body = "until [ -e go ]; do sleep 0.05; done; echo {} >> order"
+    ids = [submit(client, bash(body.format(n), "job", "-N 4 --exclusive")) for n in range(3)]
     until = time.monotonic() + 15
     while row(client, ids[2], sacct=False)["reason"] not in ("Priority", "Resources"):
         assert time.monotonic() < until
         time.sleep(0.03)
     assert row(client, ids[2], sacct=False)["state"] == "PENDING"
+    (order.parent / "go").touch()
     assert [wait(client, job_id)["state"] for job_id in ids] == ["COMPLETED"] * 3
     assert order.read_text().split() == ["0", "1", "2"]
