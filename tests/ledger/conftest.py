@@ -102,6 +102,7 @@ def postgresql() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="als-pg-", dir="/tmp"))  # a socket's path must be short
     server = None
     try:
+        # a test process that is killed takes the server along
         end_with_us = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
         if os.geteuid() == 0:  # it refuses to run as root
             if not end_with_us:
@@ -109,7 +110,6 @@ def postgresql() -> Iterator[str]:
             nobody = pwd.getpwnam("nobody")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             as_user = ["--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid), "--clear-groups"]
-            end_with_us = ["setpriv", *as_user, "--pdeathsig", "INT"]
         prefix = ["setpriv", *as_user] if as_user else []
         made = subprocess.run(
             [*prefix, programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "als", "-E", "UTF8", "-N"],
@@ -119,8 +119,8 @@ def postgresql() -> Iterator[str]:
             pytest.skip(f"initdb does not work here: {made.stderr[-300:]}")
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
-                [*end_with_us, programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses=",
-                 "-c", "fsync=off", "-c", "max_connections=60"],
+                [*prefix, *end_with_us, programs / "postgres", "-D", folder / "data", "-k", folder,
+                 "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=60"],
                 stdout=log, stderr=log, cwd=folder,
             )  # fmt: skip
         url = f"postgresql+psycopg2://als@/postgres?host={folder}"
