@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from als_analysis import describe
+from als_analysis.atomic import written_beside
 from als_analysis.xpcs.movie_file import write_movie
 from als_analysis.xpcs.simulate import Movie
 
@@ -82,3 +83,12 @@ def test_a_bad_request_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert _describe(monkeypatch, {"scans": [{"id": "../x", "files": ["/a"]}], "out": str(tmp_path)}) == 2
     assert _describe(monkeypatch, {"scans": [], "out": "relative"}) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_whose_writing_fails_half_way_leaves_nothing_behind_and_the_old_one_in_place(tmp_path: Path) -> None:
+    target = tmp_path / "result"
+    target.write_text("old")
+    with pytest.raises(ValueError, match="half way"), written_beside(target) as beside:
+        beside.write_text("half")
+        raise ValueError("half way")
+    assert [path.name for path in tmp_path.iterdir()] == ["result"] and target.read_text() == "old"
