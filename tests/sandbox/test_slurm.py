@@ -39,7 +39,7 @@ def submit(sandbox: Any, body: str, name: str = "job") -> str:
     return job_id
 
 
-def until(true: Callable[[], Any], seconds: float = 20) -> Any:
+def until(true: Callable[[], Any], seconds: float = 90) -> Any:
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, "it did not happen"
