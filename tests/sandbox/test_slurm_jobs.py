@@ -67,7 +67,7 @@ def row(client: Client, job_id: str, sacct: bool = True) -> dict[str, Any]:
     return rows[0] if rows else {}
 
 
-def wait(client: Client, job_id: str, *states: str, seconds: float = 20) -> dict[str, Any]:
+def wait(client: Client, job_id: str, *states: str, seconds: float = 90) -> dict[str, Any]:
     until = time.monotonic() + seconds
     while (found := row(client, job_id)).get("state", "").split(" ")[0] not in (set(states) or ENDED):
         assert time.monotonic() < until, f"job {job_id} is {found.get('state')}"
