@@ -1,6 +1,7 @@
 # make demo     the whole job on this machine: sandbox facilities, Dagster, simulated scans      (ARGS="--once --json" …)
-# make test     every test; those that want a service that is not here (Slurm, PostgreSQL, Chromium) skip with the reason
-# make fast     the same without the tests that go through the real daemon
+# make test     every test that needs nothing but this folder
+# make test-services   those with a real Slurm and a real PostgreSQL; where one is not installed they skip, with the reason
+# make fast     as make test, without the tests that go through the real daemon
 # make check    format, lint, types, import rules, Dagster definitions
 # make clean    remove what make has built and what the tools have cached; the state of an installation (.als) stays
 #
@@ -8,15 +9,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fast check clean
+.PHONY: demo test test-services fast check clean
 demo: .venv/ready
 	@$(BIN)/als demo $(ARGS)
 
 test: .venv/ready
-	@$(BIN)/python scripts/run-tests $(ARGS)
+	@$(BIN)/python scripts/run-tests -m "not services" $(ARGS)
+
+test-services: .venv/ready
+	@$(BIN)/python scripts/run-tests -m services $(ARGS)
 
 fast: .venv/ready
-	@$(BIN)/python scripts/run-tests -m "not daemon" $(ARGS)
+	@$(BIN)/python scripts/run-tests -m "not daemon and not services" $(ARGS)
 
 check: export VIRTUAL_ENV = $(CURDIR)/.venv
 check: export DAGSTER_HOME = $(CURDIR)/.venv/dagster-home

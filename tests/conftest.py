@@ -150,3 +150,12 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     server: Sandbox = request.getfixturevalue("_sandbox_of_the_session")
     server.reset()
     yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs with a real Slurm or PostgreSQL: `make test-services` runs it, `make test` the rest."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+        slurm_only = Path(str(item.path)).name.startswith("test_slurm") and item.path.parent.name == "sandbox"
+        if slurm_only or {"slurm", "postgresql"} & {p for p in parameters if isinstance(p, str)}:
+            item.add_marker("services")
