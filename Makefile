@@ -1,6 +1,6 @@
 # make demo     the whole job on this machine: sandbox facilities, Dagster, simulated scans      (ARGS="--once --json" …)
-# make test     every test that needs nothing but this folder
-# make test-services   those with a real Slurm and a real PostgreSQL; where one is not installed they skip, with the reason
+# make test     every test that needs nothing but this folder, and no long time
+# make test-services   the long ones, and those with a real Slurm and a real PostgreSQL (skipped where not installed)
 # make fast     as make test, without the tests that go through the real daemon
 # make check    format, lint, types, import rules, Dagster definitions
 # make clean    remove what make has built and what the tools have cached; the state of an installation (.als) stays

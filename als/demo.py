@@ -22,6 +22,7 @@ from als import platform, sandbox, simulate
 from als.services import Services, running
 from beamlines.spec import Spec
 from resources.ledger import Ledger, scans
+from resources.ledger.location import state_dir
 from resources.ledger.views import scan_document
 
 SETTLED = ("done", "failed", "question", "refused")
@@ -104,7 +105,7 @@ def demo(
     \b
     Example:  als demo --once --beamline bl7011 --scans 3 --json
     """
-    state = Path(os.environ.get("ALS_STATE") or ".als").resolve()
+    state = state_dir()
     os.environ["ALS_STATE"] = str(state)
     directory = state / "sandbox"
     if fresh and state.exists():
@@ -130,6 +131,9 @@ def demo(
             if not once:
                 say("Everything goes on running: write files, look at the pages; Ctrl-C ends it.")
                 stay()
+    except KeyboardInterrupt:
+        click.echo("ended before every scan was done; the next `als demo` goes on with them", err=True)
+        raise SystemExit(130) from None
     finally:
         sandbox.down(directory)
     if once and any(d["state"] != "done" for d in found):

@@ -11,7 +11,19 @@ VERBS = {
     "check": "flight check: every credential, permission, endpoint and leg, by doing it",
     "scans": "the scans of a beamline: where they are, what is in flight, what failed and why",
     "scan": "one scan, whole",
+    "wait": "block until a scan is done",
+    "notify": "say that files are there, complete, whose, export-controlled",
+    "assign": "say to which proposal scans belong, and whether they are export-controlled",
+    "crawl": "take the scans below a folder although they are older than `since`",
+    "adopt": "take files that are in a place already as the copies of scans",
+    "resolve": "decide about a file that was written anew after it had become a scan",
+    "prune": "free disks: what would go, and why the rest stays; with --yes it goes",
+    "hold": "keep every copy of a scan until a day",
+    "release": "end the holds on a scan",
+    "arm": "allow deletion in a place, or allow it no more",
     "simulate": "write simulated scans as a detector would",
+    "alerts": "what staff are told: what is open, and whether the channel works",
+    "ledger": "backups of the ledger, and going back to one",
     "sandbox": "all facilities on loopback: up, down, status, reset, faults",
 }
 
@@ -37,10 +49,10 @@ class Verbs(click.Group):
 def main() -> None:
     """Every X-ray scan a Dagster partition: moved, verified, analysed, catalogued.
 
-    ALS_FACILITIES says which facilities (sandbox by default), ALS_STATE where the ledger and Dagster keep their state
-    (.als in this folder by default).
+    ALS_FACILITIES says which facilities (all on loopback by default), ALS_STATE where the ledger and Dagster keep their
+    state (.als in this folder by default).
     """
-    from als.sandbox import adopt
+    from resources.facilities import adopt
 
     adopt()
 

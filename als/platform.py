@@ -17,6 +17,7 @@ from beamlines.spec import Spec, spec_from_attributes
 from resources.errors import FacilityError
 from resources.facilities import Facilities, FacilityFileError, load
 from resources.ledger import Ledger, WrongLedger
+from resources.ledger.location import URL_VARIABLE, ledger_url, sqlite_file
 
 PROJECT = Path(__file__).parent.parent
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,23 +39,18 @@ def spec_of(beamline: str) -> Spec:
     return known[beamline]
 
 
-def state_dir() -> Path:
-    return Path(os.environ.get("ALS_STATE") or ".als").resolve()
-
-
 def facilities() -> Facilities:
     return load()
 
 
 def ledger(created: bool = False) -> Ledger:
     """The ledger of this installation. Without `created`, one that is not there is an error and not made."""
-    url = os.environ.get("ALS_LEDGER_URL")
-    path = state_dir() / "ledger.db"
-    if not url and not created and not path.exists():
+    path = sqlite_file()
+    if not created and not os.environ.get(URL_VARIABLE) and not path.exists():
         raise click.ClickException(
             f"there is no ledger at {path}. Set ALS_STATE to the folder of the installation (als demo prints it)."
         )
-    return Ledger(url or f"sqlite:///{path}", facilities=facilities().name)
+    return Ledger(ledger_url(), facilities=facilities().name)
 
 
 def durable(spec: Spec, at: Facilities) -> set[str]:

@@ -17,8 +17,11 @@ import click
 
 from als import platform
 from resources.facilities import load
+from resources.ledger.location import state_dir
+from resources.storage import sentinel_of
 
 START_S = 30.0
+KEPT = "environment.json"  # `variables_in` of the facility file names it
 
 
 class SandboxProblem(click.ClickException):
@@ -26,7 +29,7 @@ class SandboxProblem(click.ClickException):
 
 
 def default_dir() -> Path:
-    return platform.state_dir() / "sandbox"
+    return state_dir() / "sandbox"
 
 
 def environment(directory: Path) -> dict[str, str]:
@@ -50,13 +53,12 @@ def environment(directory: Path) -> dict[str, str]:
     }
 
 
-def adopt() -> None:
-    """If the sandbox is in use and is up in the usual folder, let this process find it. Never overrides a variable."""
-    if os.environ.get("ALS_FACILITIES", "sandbox") != "sandbox" or "ALS_SANDBOX_URL" in os.environ:
-        return
-    if (default_dir() / "address.json").exists():
-        for name, value in environment(default_dir()).items():
-            os.environ.setdefault(name, value)
+def keep(directory: Path, variables: Mapping[str, str]) -> None:
+    """Leave the variables in the folder, for its owner only: `als` finds the sandbox of the state folder by them."""
+    path = directory / KEPT
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        json.dump(dict(variables), out)
 
 
 def up(directory: Path, port: int = 0, slurm: bool = False) -> dict[str, str]:
@@ -86,22 +88,28 @@ def up(directory: Path, port: int = 0, slurm: bool = False) -> dict[str, str]:
             time.sleep(0.05)
     variables = environment(directory)
     furnish(directory, variables)
+    keep(directory, variables)
     return variables
 
 
 def furnish(directory: Path, variables: Mapping[str, str]) -> None:
-    """Make the folder of every place, as the staff of the facilities would have done."""
-    for beamline in load("sandbox", {**os.environ, **variables}).file.places.values():
-        for place in beamline.values():
+    """Make the folder of every place, as the staff of the facilities would have done, and the sentinel in each place in
+    which copies may be deleted."""
+    specs = platform.specs()
+    for beamline, places in load(environment={**os.environ, **variables}).file.places.items():
+        for name, place in places.items():
             folders = [Path(path) for path in place.paths.values()]
             if not folders and place.globus is not None:
                 folders = [directory / "als" / "dtn" / place.globus.base.strip("/")]
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
+                if beamline in specs and specs[beamline].prune(name):
+                    (folder / sentinel_of(f"{beamline}/{name}")).touch()
 
 
 def down(directory: Path) -> bool:
     """End a sandbox and every transfer and job of it; True when nothing of it is left."""
+    (directory / KEPT).unlink(missing_ok=True)
     command = [sys.executable, "-m", "sandbox", "down", "--dir", str(directory)]
     return subprocess.run(command, cwd=platform.PROJECT, capture_output=True, check=False).returncode == 0
 

@@ -8,17 +8,25 @@ from typing import Any
 import click
 
 from als import platform
-from resources.ledger import leases
+from resources.ledger import leases, notices, refusals
 from resources.ledger import scans as scan_table
+from resources.ledger.notices import Notice
 from resources.ledger.views import scan_document, stamp
 
 WIDE = 250  # columns where there is no terminal to ask
+MARKS = ("unassigned", "restricted", "held")  # not states, but asked for like one
+SHOWN = 20  # refused names, and notices that wait
 COLORS = {"done": "green", "failed": "red", "question": "magenta", "waiting": "yellow", "in_flight": "cyan"}
 
 
 @click.command()
 @click.option("-b", "--beamline", default=None, help="only this beamline")
-@click.option("--state", default=None, help="only scans in this state", type=click.Choice(sorted(COLORS)))
+@click.option(
+    "--state",
+    default=None,
+    help="only scans in this state; unassigned: without a proposal, restricted: export control, held: from deletion",
+    type=click.Choice([*sorted(COLORS), *MARKS]),
+)
 @click.option("-n", "--limit", default=50, show_default=True, help="the newest so many")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @platform.plain_errors
@@ -32,24 +40,53 @@ def scans(beamline: str | None, state: str | None, limit: int, as_json: bool) ->
     ledger = platform.ledger()
     found: list[dict[str, Any]] = []
     now = ledger.now()
+    refused: list[dict[str, str]] = []
+    waiting: list[dict[str, Any]] = []
     with ledger.read() as tx:
         pauses = [p for p in leases.all_pauses(tx) if p.until > now]
         for spec in platform.specs().values():
             if beamline not in (None, spec.id):
                 continue
-            for scan in scan_table.latest(tx, spec.id, limit):
+            for scan in scan_table.latest(tx, spec.id, limit, unassigned=state == "unassigned"):
                 document = scan_document(tx, spec, scan, platform.durable(spec, at), now)
-                if state in (None, document["state"]):
+                if state in (None, document["state"]) or document.get(state) or state == "unassigned":
                     found.append(document)
+            for name, why in refusals.refused(tx, spec.id).items():
+                refused.append({"beamline": spec.id, "name": name, "why": why})
+            for notice in notices.waiting(tx, spec.id).values():
+                waiting.append(told(notice))
     if beamline:
         platform.spec_of(beamline)
     if as_json:
         resting = [{"service": p.service, "until": stamp(p.until), "reason": p.reason} for p in pauses]
-        platform.print_json({"schema": "als-scans/1", "pauses": resting, "scans": found})
+        document = {"schema": "als-scans/1", "pauses": resting, "scans": found}
+        platform.print_json({**document, "refused": refused, "notices": waiting})
         return
     show(found)
+    show_waiting(refused, waiting)
     for pause in pauses:
         click.secho(f"{pause.service} rests until {pause.until:%H:%M:%S} UTC: {pause.reason}", fg="yellow")
+
+
+def told(notice: Notice) -> dict[str, Any]:
+    """A notice that no scan has taken up, for people and machines."""
+    return {
+        "beamline": notice.beamline, "path": notice.path, "who": notice.who, "at": stamp(notice.at),
+        "complete": notice.complete, "restricted": notice.restricted, "proposal": notice.proposal,
+    }  # fmt: skip
+
+
+def show_waiting(refused: list[dict[str, str]], waiting: list[dict[str, Any]]) -> None:
+    for one in refused[:SHOWN]:
+        click.secho(f"refused at {one['beamline']}: {one['name']}: {one['why']}", fg="yellow")
+    for one in waiting[:SHOWN]:
+        click.secho(
+            f"notified at {one['beamline']}: {one['path']} by {one['who']}, {one['at']}: not listed, or not settled",
+            fg="yellow",
+        )
+    for what, all_of_them in (("refused names", refused), ("notices", waiting)):
+        if len(all_of_them) > SHOWN:
+            click.secho(f"… and {len(all_of_them) - SHOWN} more {what}", fg="yellow")
 
 
 def show(found: list[dict[str, Any]]) -> None:
@@ -57,12 +94,13 @@ def show(found: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("beamline", "scan", "state", "size", "noticed", "why"):
+    for heading in ("beamline", "scan", "state", "proposal", "size", "noticed", "why"):
         table.add_column(heading, overflow="fold", no_wrap=heading != "why")
     for d in found:
         size = sum(f["bytes"] for f in d["files"])
         state = f"[{COLORS.get(d['state'], 'white')}]{d['state']}[/]"
-        table.add_row(d["beamline"], d["key"], state, human(size), d["noticed_at"] or "", d["why"] or "")
+        whose = d["proposal"] or "[yellow]unassigned[/]"
+        table.add_row(d["beamline"], d["key"], state, whose, human(size), d["noticed_at"] or "", d["why"] or "")
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(table)
     counts = {state: sum(d["state"] == state for d in found) for state in sorted({d["state"] for d in found})}

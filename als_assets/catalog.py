@@ -26,7 +26,7 @@ from beamlines.policy import retry
 from beamlines.spec import Asset, Catalog, Spec
 from resources.errors import CredentialProblem, Unavailable
 from resources.facilities import Facilities
-from resources.ledger import Ledger, products, scans, steps
+from resources.ledger import Ledger, notices, products, scans, steps
 from resources.ledger.leases import Pause
 from resources.ledger.products import Product
 from resources.ledger.scans import File, Scan
@@ -106,7 +106,8 @@ class CatalogFamily:
         if known is None:
             return True
         copy = scans.evidence_in(tx, scan.id, self.describer.place_name)
-        copied = [one["at"] for group in copy.values() for one in group if one["method"] != description.DIGEST]
+        proofs = [one for group in copy.values() for one in group if not _only_seen(one)]
+        copied = [one["at"] for one in proofs if one["method"] != description.DIGEST]
         if any(at > known.made_at for at in copied):
             return True  # it tells of an earlier copy
         described = {str(entry["path"]) for entry in known.document.get("files", [])}
@@ -136,7 +137,11 @@ class CatalogFamily:
             if jobs.transient(ended, task) and step.attempt < self.spec.retry.attempts:
                 return NotDone(why, f"read the job's output in {task.request['job']['attempt_dir']}.")
             error = {"path": scan.path, "reason": why}
-            found = {"files": [{"path": joined(describer.root, f.path)} for f in files], "metadata": {}, "error": error}
+            found = {
+                "files": [{"path": joined(describer.root, scan.folder, f.path)} for f in files],
+                "metadata": {},
+                "error": error,
+            }
         document = found
 
         def write(tx: Connection, now: datetime) -> None:
@@ -146,25 +151,27 @@ class CatalogFamily:
 
     def act(self, step: Step, scan: Scan) -> Outcome:
         """Enter the scan, or bring its entry up to date. Safe to repeat, also at the same time."""
+        owner = self._owner_group(scan)
         with self.ledger.read() as tx:
-            facts = self._facts(tx, scan)
+            facts = self._facts(tx, scan, owner)
             known = products.latest(tx, scan.id, description.PRODUCT)
             results = [p for p in products.of_scan(tx, scan.id) if p.asset in self._analyses()]
             pictures = {p.id: products.pngs(tx, p.id) for p in [*results, *([known] if known else [])]}
             archive_state, archive = self._archive(tx, scan)
+            purged = self._purged(tx, scan)
         raw = documents.raw_dataset(facts)
         self.scicat.upsert_dataset(raw)
         self.scicat.ensure_origdatablock(raw["pid"], documents.file_list(facts.files))
         if known is not None:
-            self._attach(raw["pid"], pictures[known.id])
+            self._attach(raw["pid"], pictures[known.id], owner)
         if archive is not None:
             self.scicat.ensure_datablock(raw["pid"], datablock(archive, facts.files))
-        self.scicat.set_lifecycle(raw["pid"], **lifecycle(archive_state, archive))
+        self.scicat.set_lifecycle(raw["pid"], **lifecycle(archive_state, archive, purged))
         made = [{"pid": raw["pid"], "type": "raw"}]
         for product in results:
             derived = documents.derived_dataset(facts, self._result(product))
             self.scicat.upsert_dataset(derived)
-            self._attach(derived["pid"], pictures[product.id])
+            self._attach(derived["pid"], pictures[product.id], owner)
             made.append({"pid": derived["pid"], "type": "derived"})
         for entry in made:
             entry["url"] = self.scicat.dataset_url(entry["pid"])
@@ -181,9 +188,16 @@ class CatalogFamily:
         error = known.document.get("error") if known else None
         return f"entered without metadata: {error['reason']}" if error else None
 
-    def _attach(self, pid: str, pngs: Mapping[str, bytes]) -> None:
+    def _owner_group(self, scan: Scan) -> str:
+        """The proposal, so that its members have the data; the beamline's group while it is not known, or as long as
+        our account is not in the proposal's group: an entry that we own no more cannot be brought up to date."""
+        if scan.proposal is None or not self.scicat.may_update(scan.proposal):
+            return self.catalog.owner_group
+        return scan.proposal
+
+    def _attach(self, pid: str, pngs: Mapping[str, bytes], owner: str) -> None:
         for name, png in pngs.items():
-            picture = documents.attachment(CAPTIONS.get(name, name), png, self.catalog.owner_group)
+            picture = documents.attachment(CAPTIONS.get(name, name), png, owner)
             self.scicat.ensure_attachment(pid, picture["caption"], picture["thumbnail"], picture["ownerGroup"])
 
     def _archive(self, tx: Connection, scan: Scan) -> tuple[str | None, dict[str, Any] | None]:
@@ -195,21 +209,33 @@ class CatalogFamily:
         made = products.latest(tx, scan.id, wanted.asset)
         return state, made.document if made else None
 
+    def _purged(self, tx: Connection, scan: Scan) -> datetime | None:
+        """When the copy that the catalogue calls the one on central disk was deleted: that of the source folder. What
+        goes from the beamline's own disk changes nothing about it."""
+        central = self.spec.copies[0].place if self.spec.copies else self.spec.scans.watch
+        return scans.pruned_at(tx, scan.id, central)
+
     def _analyses(self) -> set[str]:
         return {a.asset for a in self.spec.analyses}
 
-    def _facts(self, tx: Connection, scan: Scan) -> documents.RawFacts:
+    def _facts(self, tx: Connection, scan: Scan, owner: str) -> documents.RawFacts:
         files = scans.files_of(tx, [scan.id])[scan.id]
         known = products.latest(tx, scan.id, description.PRODUCT)
         metadata = dict(known.document.get("metadata", {})) if known else {}
         if known and known.document.get("error"):
             metadata["description_error"] = str(known.document["error"]["reason"])
+        for name, value in notices.said_of(tx, self.spec.id, [f.path for f in files], "metadata").items():
+            metadata[f"notice_{name}" if name in metadata else name] = value
+        if scan.proposal_from:
+            metadata["proposal_from"] = scan.proposal_from
         copies = []
         for name in [self.spec.scans.watch, *(c.place for c in self.spec.copies)]:
             proven = scans.evidence_in(tx, scan.id, name)
             if proven:
-                last = max(e["at"] for group in proven.values() for e in group)
-                copies.append(documents.CopyFacts(name, self._where(name, scan), last))
+                proofs = [e["at"] for group in proven.values() for e in group if not _only_seen(e)]
+                last = max(proofs, default=None)
+                pruned = scans.pruned_at(tx, scan.id, name)
+                copies.append(documents.CopyFacts(name, self._where(name, scan), last, pruned))
         _, archive = self._archive(tx, scan)
         if archive is not None and self.spec.archive is not None:
             at = datetime.fromisoformat(str(archive["verified"]["at"]))
@@ -222,11 +248,11 @@ class CatalogFamily:
             technique=self.spec.technique,
             key=scan.key,
             short_hash=scan.hash,
-            principal_investigator=catalog.unknown_investigator,
-            owner=catalog.unknown_investigator,
+            principal_investigator=scan.investigator or catalog.unknown_investigator,
+            owner=scan.investigator or catalog.unknown_investigator,
             contact_email=catalog.contact_email,
-            owner_group=catalog.owner_group,
-            access_groups=catalog.access_groups,
+            owner_group=owner,
+            access_groups=[*catalog.access_groups, *_groups_of(scan, catalog)],
             source_folder=self._where(self.spec.copies[0].place, scan, folder=True),
             created=max(f.mtime for f in files),
             proposal=scan.proposal or catalog.unknown_proposal,
@@ -239,6 +265,8 @@ class CatalogFamily:
         """The path of the copy as people at the facility know it, else as the collection shows it."""
         place = self.facilities.place(self.spec.id, place_name)
         base = place.paths.get(self.catalog.facility) or (place.globus.base if place.globus else place.mount or "")
+        if place_name != self.spec.scans.watch:
+            base = joined(base, scan.folder)
         return base if folder else joined(base, scan.path)
 
     def _result(self, product: Product) -> documents.ResultFacts:
@@ -272,6 +300,16 @@ class CatalogFamily:
                 out["metadata error"] = str(known.document["error"]["reason"])
         out["entered"] = stamp(product.made_at) if product else None
         return {k: v for k, v in out.items() if v is not None}
+
+
+def _groups_of(scan: Scan, catalog: Catalog) -> list[str]:
+    """That may read an entry for the sake of its proposal; the beamline's staff may when the proposal owns it."""
+    return [] if scan.proposal is None else [catalog.owner_group, scan.proposal, *(scan.groups or [])]
+
+
+def _only_seen(evidence: Mapping[str, Any]) -> bool:
+    """A listing tells of no other copy than there was, and proves nothing of its content."""
+    return str(evidence["method"]).endswith("listing")
 
 
 def _attempt(pair: tuple[Step, Scan]) -> int:

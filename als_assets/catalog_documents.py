@@ -45,6 +45,7 @@ class CopyFacts:
     place: str
     path: str
     verified_at: datetime | None = None
+    pruned_at: datetime | None = None  # then it is not there any more
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,9 @@ def raw_dataset(facts: RawFacts) -> Document:
     """The entry of a scan. The sizes are left out: the catalogue adds them up from the file list."""
     metadata: dict[str, Any] = {"scan": facts.key, **facts.metadata}
     for copy in facts.copies:
+        if copy.pruned_at is not None:
+            metadata[f"copy_{copy.place}_pruned_at"] = utc(copy.pruned_at)
+            continue
         metadata[f"copy_{copy.place}"] = copy.path
         if copy.verified_at is not None:
             metadata[f"copy_{copy.place}_verified_at"] = utc(copy.verified_at)

@@ -7,22 +7,28 @@ route that merges, never inside a data set: there every field that is not named 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from als_assets.catalog_documents import FileFacts, file_list
+from als_assets.catalog_documents import FileFacts, file_list, utc
 
 ON_TAPE = "nersc-hpss"
 PACKAGE_VERSION = "htar-1"
 
 
-def lifecycle(step_state: str | None, archive: Mapping[str, Any] | None) -> dict[str, Any]:
+def lifecycle(
+    step_state: str | None, archive: Mapping[str, Any] | None, purged: datetime | None = None
+) -> dict[str, Any]:  # fmt: skip
     """The fields for a scan on disk, being archived, archived, or whose archiving has failed.
 
     Args:
         step_state: of the archive's step in the ledger; None when the beamline archives nothing.
         archive: als-archive's result document, once there is one.
+        purged: when its copy on the central disk was deleted; None while it is there.
     """
-    on_disk = {"isOnCentralDisk": True}
+    on_disk: dict[str, Any] = {"isOnCentralDisk": purged is None}
+    if purged is not None:
+        on_disk["dateOfDiskPurging"] = utc(purged)
     if archive is not None:
         verified = archive.get("verified") or {}
         return {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dagster as dg
 
 from als_assets import shells
+from als_assets.pruning.job import prune_job
 from als_assets.quality import quality_checks
 from beamlines.spec import Kind, Spec
 from resources.facilities import Facilities, load
+from sensors import schedules
 from sensors.due_work import due_work
 from sensors.new_scans import new_scans
 
@@ -43,10 +45,12 @@ def definitions_of(spec: Spec, facilities: Facilities) -> dg.Definitions:
     sensors = [new_scans(spec, facilities)]
     if made:
         sensors.append(due_work(spec, facilities, [*due_jobs, *scan_jobs]))
+    prune = prune_job(spec, facilities) if spec.prunes else None
     checks = [quality_checks(spec, asset, shells.partitions(spec)) for asset in made]
     return dg.Definitions(
         assets=[shells.asset_spec(spec, noticed), *assets],
         asset_checks=[check for check in checks if check is not None],
-        jobs=[*due_jobs, *scan_jobs],
+        jobs=[*due_jobs, *scan_jobs, *([prune] if prune is not None else [])],
         sensors=sensors,
+        schedules=schedules.of_beamline(spec, prune),
     )

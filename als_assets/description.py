@@ -49,7 +49,7 @@ class Describer:
                 "scans": [
                     {
                         "id": scan.hash,
-                        "files": [joined(self.root, file.path) for file in files],
+                        "files": [joined(self.root, scan.folder, file.path) for file in files],
                         **({"layout": self.catalog.layout} if self.catalog.layout else {}),
                     }
                     for scan, files in members
@@ -91,7 +91,7 @@ def keep(
         pngs = {}
     document = {k: v for k, v in description.items() if k != "thumbnail"}
     products.keep(tx, scan.id, PRODUCT, "", 1, task.id, None, document, pngs, now)
-    copy_id = scans.keep_copy(tx, scan.id, place, "present", root="")
+    copy_id = scans.keep_copy(tx, scan.id, place, "present", root=scan.folder)
     by_name = {str(entry["path"]): entry for entry in description.get("files", [])}
     for file in files:
         entry = next((e for path, e in by_name.items() if path.endswith("/" + file.path)), None)

@@ -18,14 +18,15 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from als_assets import intents
-from als_assets.family import ByHand, ByTask, Family, NotDone, Outcome, Refusal, Rests, Wait, Work
+from als_assets.family import ByHand, ByTask, Family, NotDone, Outcome, PutOff, Refusal, Rests, Wait, Work
 from als_assets.outcomes import Outcomes
 from als_assets.reports import Made, Reports
 from als_assets.stay import Stay
+from beamlines.policy import restricted
 from resources import once
 from resources.errors import CredentialProblem, FacilityError, Refused, Unavailable
 from resources.facilities import Pace
-from resources.ledger import Ledger, leases, scans, steps, tasks
+from resources.ledger import Ledger, assignments, flow, leases, scans, steps, tasks
 from resources.ledger.leases import Pause
 from resources.ledger.scans import Scan
 from resources.ledger.steps import Step
@@ -129,7 +130,11 @@ class Ensure:
             return False
         with self.ledger.read() as tx:
             above = {s.asset: s for s in steps.of_scan(tx, step.scan_id)}
-            missing = scans.get(tx, step.scan_id).missing
+            scan = scans.get(tx, step.scan_id)
+            missing = scan.missing
+        if scan.restricted:
+            self.failed[step.key] = restricted.message(step.key, scan.restricted)
+            return True
         for need in self.family.asset.needs:
             up = above.get(need)
             if up is None or up.state in (steps.FAILED, steps.NOT_APPLICABLE):
@@ -163,11 +168,25 @@ class Ensure:
     async def _begin(self, due: Sequence[Step]) -> None:
         with self.ledger.read() as tx:
             found = scans.many(tx, [s.scan_id for s in due])
+        held = await self._thread(self._hold_back, [found[s.scan_id] for s in due])
+        due = [s for s in due if s.scan_id not in held]
         rests = Resting(self.ledger, self.pace)
         pairs = [(s, found[s.scan_id]) for s in due]
         by_scan = {s.scan_id: s for s in due}
         works = await self._thread(self._works, pairs, rests)
         await self._all(self._do(work, by_scan, rests) for work in works)
+
+    def _hold_back(self, mine: Sequence[Scan]) -> set[int]:
+        """Those of which nothing may leave the beamline, as today's spec says, whatever it said when they came."""
+        spec = self.family.spec
+        held = assignments.held(spec, mine)
+        if held:
+            with self.ledger.write() as tx:
+                now = self.ledger.now()
+                for scan in held:
+                    assignments.decide(tx, spec, scans.get(tx, scan.id), f"run {self.holder}", now)
+                flow.advance(tx, spec, [scan.id for scan in held], now)
+        return {scan.id for scan in held}
 
     def _works(self, pairs: Sequence[Pair], rests: Rests) -> list[Work]:
         try:
@@ -260,7 +279,11 @@ class Ensure:
 
     def _settle(self, step: Step, scan: Scan, outcome: Outcome) -> None:
         try:
-            self.progress += self.outcomes.settle(step, scan, outcome)
+            if isinstance(outcome, PutOff):
+                rest = once.pause(self.ledger, outcome.error, self.pace.patience)
+                self.progress += self.outcomes.put_off(step, scan, rest.until, waits_for(rest))
+            else:
+                self.progress += self.outcomes.settle(step, scan, outcome)
         except Exception as bug:  # noqa: BLE001 - kept and raised at the end of the run
             self._bug(bug, step, scan)
 

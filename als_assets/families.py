@@ -39,7 +39,9 @@ def family(spec: Spec, asset: Asset, facilities: Facilities, ledger: Ledger, ser
 
 
 def storage(spec: Spec, place: str, facilities: Facilities, globus: Any) -> Storage:
-    return Storage(globus, f"{spec.id}/{place}", facilities.place(spec.id, place))
+    """A place through its Globus view. One in which copies may be deleted is only believed with its sentinel."""
+    prunable = spec.prune(place) is not None
+    return Storage(globus, f"{spec.id}/{place}", facilities.place(spec.id, place), prunable)
 
 
 def systems(services: Mapping[str, Any]) -> dict[str, TaskSystem]:

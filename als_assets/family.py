@@ -64,7 +64,15 @@ class NotDone:
         return f"{self.why} What to do: {self.then}"
 
 
-Outcome = Done | GoOn | NotDone
+@dataclass(frozen=True)
+class PutOff:
+    """What the task needed was down, which is no fault of the scan: the same attempt once more when it may be back.
+    `error` tells what rests from now on, and why."""
+
+    error: FacilityError
+
+
+Outcome = Done | GoOn | NotDone | PutOff
 
 
 @dataclass(frozen=True)

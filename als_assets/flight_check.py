@@ -9,45 +9,24 @@ empty folder `.als-check`, which listings of scans leave out, and an entry "als/
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
+from als_assets import flight_check_here
+from als_assets.finding import Finding
 from beamlines.spec import Spec
 from resources.errors import FacilityError, NotFound
 from resources.facilities import Facilities, FacilityFileError, Place
-from resources.ledger import Ledger, WrongLedger
-from resources.ledger.resource import ledger_url, state_dir
-from resources.storage import joined
+from resources.storage import Storage, joined, sentinel_of
 
 SCRATCH = ".als-check"
 CLOCK_S = 60.0  # NERSC refuses a signature from a clock that is further off
 NOT_TRIED = "since {} failed"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was tried.
-
-    Attributes:
-        area: the service, the place ("bl7011/cfs"), "ledger" or "dagster".
-        what: what was tried, in a few words.
-        ok: whether it works; None when it could not be tried, which is no failure by itself.
-        says: what was seen, and when it does not work, what to do.
-    """
-
-    area: str
-    what: str
-    ok: bool | None
-    says: str
 
 
 def findings(facilities: Facilities, specs: Collection[Spec]) -> list[Finding]:
@@ -57,9 +36,16 @@ def findings(facilities: Facilities, specs: Collection[Spec]) -> list[Finding]:
     for name, service in facilities.services.items():
         group = kinds[str(facilities.settings(name)["kind"])]
         groups.append((name, partial(group, name, service, facilities, specs)))
-    groups += [("ledger", partial(_ledger, facilities.name)), ("dagster", _dagster)]
+    groups += [
+        ("ledger", partial(flight_check_here.ledger, facilities)),
+        ("disk", partial(flight_check_here.disk, facilities.file.alerts)),
+        ("dagster", flight_check_here.dagster),
+        ("proposals", partial(flight_check_here.schedules, specs)),
+    ]
     with ThreadPoolExecutor(len(groups)) as pool:
         found = [one for some in pool.map(_whatever_happens, groups) for one in some]
+    well = [name for name in facilities.services if all(one.ok for one in found if one.area == name)]
+    flight_check_here.resume(facilities, well)
     listed = {one.area for one in found if one.what == "list" and one.ok}
     for spec in specs:
         for copy in spec.copies:
@@ -98,6 +84,7 @@ def _globus(name: str, globus: Any, facilities: Facilities, specs: Collection[Sp
     """The login; then the collection and the listing of every place that it can see."""
     login, *_ = globus.check()
     yield Finding(name, login.what, login.ok, login.says)
+    prunable = {f"{spec.id}/{rule.place}" for spec in specs for rule in spec.prunes}
     for area, place in _places(facilities, specs):
         if place.globus is None:
             continue
@@ -108,6 +95,20 @@ def _globus(name: str, globus: Any, facilities: Facilities, specs: Collection[Sp
         for what, seen in zip(("collection", "list"), rest or [first], strict=False):
             which = "" if seen.ok else f" (collection {place.globus.collection}, base {place.globus.base})"
             yield Finding(area, what, seen.ok, seen.says + which)
+        if area in prunable and all(seen.ok for seen in rest):
+            itself = _tried(area, "sentinel", partial(_is_itself, globus, area, place))
+            yield itself
+            scratch = joined(place.globus.base, SCRATCH)
+            if itself.ok:
+                renamed = _tried(area, "rename", partial(make_or_move, globus, place.globus.collection, scratch))
+                # a refusal is no failure before copies may be deleted there, and `als arm` tries it again
+                yield renamed if renamed.ok else replace(renamed, ok=None)
+
+
+def _is_itself(globus: Any, area: str, place: Place) -> str:
+    """Copies may be deleted there: does it say that it is this place?"""
+    Storage(globus, area, place, prunable=True).confirm()
+    return f"{sentinel_of(area)} is in its root; `als arm` says whether copies may be deleted there"
 
 
 def _places(facilities: Facilities, specs: Collection[Spec]) -> Iterator[tuple[str, Place]]:
@@ -202,7 +203,7 @@ def _write(area: str, facilities: Facilities, spec: Spec, name: str) -> Iterator
         yield Finding(area, "write", False, "copies go here, and the facility file gives it no Globus view")
         return
     collection, scratch = place.globus.collection, joined(place.globus.base, SCRATCH)
-    made = _tried(area, "write", partial(_make_or_move, globus, collection, scratch))
+    made = _tried(area, "write", partial(make_or_move, globus, collection, scratch))
     yield made
     if not made.ok:
         return
@@ -215,7 +216,7 @@ def _write(area: str, facilities: Facilities, spec: Spec, name: str) -> Iterator
             yield _tried(area, f"the same folder at {service}", partial(_see_and_remove, compute, path, area))
 
 
-def _make_or_move(globus: Any, collection: str, scratch: str) -> str:
+def make_or_move(globus: Any, collection: str, scratch: str) -> str:
     if globus.stat(collection, scratch) is None:
         globus.mkdir(collection, scratch)
         return f"a folder was made: {scratch}"
@@ -245,51 +246,3 @@ def clock(area: str, theirs: datetime, ours: datetime) -> Finding:
         return Finding(area, "clock", True, "the clocks agree within a minute")
     words = f"its clock is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} this machine's"
     return Finding(area, "clock", False, f"{words}: set the wrong one right (NTP), or tokens will be refused")
-
-
-# this machine
-
-
-def _ledger(facilities: str) -> Iterator[Finding]:
-    """It can be opened and written, and belongs to these facilities."""
-    url = sa.engine.make_url(ledger_url())
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-        words = f"there is none yet at {url.database}; the first start makes it"
-        yield Finding("ledger", "open", None, f"{words}. If there should be one, ALS_STATE names another folder")
-        return
-    try:
-        ledger = Ledger(url.render_as_string(hide_password=False), facilities)
-        with ledger.write():
-            pass
-        ledger.close()
-    except WrongLedger as error:
-        yield Finding("ledger", "open", False, str(error))
-    except sa.exc.SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip()
-        yield Finding(
-            "ledger", "open", False, f"{url.render_as_string()} cannot be opened: {reason}. See ALS_LEDGER_URL"
-        )
-    else:
-        yield Finding("ledger", "open", True, f"{ledger.shown_url} belongs to {facilities!r} and can be written")
-
-
-def _dagster() -> Iterator[Finding]:
-    """Its storage answers, its daemon is alive, none of its sensors is switched off."""
-    home = Path(os.environ.get("DAGSTER_HOME") or state_dir())
-    if not (home / "dagster.yaml").exists():
-        words = f"there is no Dagster in {home}; `als demo` starts one"
-        yield Finding("dagster", "storage", None, f"{words}. If there should be one, DAGSTER_HOME names another folder")
-        return
-    import dagster as dg
-    from dagster._core.scheduler.instigation import InstigatorStatus
-
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        yield Finding("dagster", "storage", True, f"{instance.get_runs_count()} runs in {home}")
-        wanted = {kind: s for kind, s in instance.get_daemon_statuses().items() if s.required}
-        dead = sorted(kind.lower() for kind, status in wanted.items() if not status.healthy)
-        words = f"no sign of life from {', '.join(dead)}: start the daemon, and see logs/daemon.log in {home}"
-        yield Finding("dagster", "daemon", not dead, words if dead else "alive")
-        states = instance.all_instigator_state()
-        off = sorted(one.instigator_name for one in states if one.status == InstigatorStatus.STOPPED)
-        words = f"switched off: {', '.join(off)}. Switch them on on Dagster's Automation page"
-        yield Finding("dagster", "sensors", not off, words if off else "none is switched off")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
 from als_assets.family import ByTask, Family
 from resources.ledger import Ledger, schema, tasks
+from resources.ledger.scans import Scan
 
 
 class BegunElsewhere(Exception):
@@ -18,7 +20,7 @@ def intend(ledger: Ledger, family: Family, work: ByTask) -> int:
     """Write down a task and put the steps of its scans in flight, all or none. Raises BegunElsewhere."""
     try:
         with ledger.write() as tx:
-            key = proposed_key(tx, family, work)
+            key = proposed_key(tx, family.spec.id, family.asset.name, work.purpose, work.scans)
             return tasks.intend(
                 tx,
                 ledger.now(),
@@ -36,18 +38,17 @@ def intend(ledger: Ledger, family: Family, work: ByTask) -> int:
         raise BegunElsewhere(str(error)) from error
 
 
-def proposed_key(tx: sa.Connection, family: Family, work: ByTask) -> str:
+def proposed_key(tx: sa.Connection, beamline: str, asset: str, purpose: str, members: Sequence[Scan]) -> str:
     """Computed from what is asked for whom, and the how-many-eth time: a ledger restored from yesterday proposes
     the same keys again, and finds what was submitted under them."""
-    asset = family.asset.name
     asked = (
         sa.select(schema.task_scans.c.scan_id, sa.func.count())
         .join_from(schema.task_scans, schema.tasks, schema.tasks.c.id == schema.task_scans.c.task_id)
-        .where(schema.tasks.c.asset == asset, schema.tasks.c.purpose == work.purpose)
-        .where(schema.task_scans.c.scan_id.in_([scan.id for scan in work.scans]))
+        .where(schema.tasks.c.asset == asset, schema.tasks.c.purpose == purpose)
+        .where(schema.task_scans.c.scan_id.in_([scan.id for scan in members]))
         .group_by(schema.task_scans.c.scan_id)
     )
     times = {scan_id: n for scan_id, n in tx.execute(asked)}
-    whom = sorted(f"{scan.hash}:{times.get(scan.id, 0)}" for scan in work.scans)
-    text = "\n".join([family.spec.id, asset, work.purpose, *whom])
-    return f"als-{family.spec.id}-{work.purpose}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    whom = sorted(f"{scan.hash}:{times.get(scan.id, 0)}" for scan in members)
+    text = "\n".join([beamline, asset, purpose, *whom])
+    return f"als-{beamline}-{purpose}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

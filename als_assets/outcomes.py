@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 
-from als_assets.family import Done, Family, GoOn, NotDone, Outcome
+from als_assets.family import Done, Family, GoOn, NotDone
 from beamlines.policy import retry
 from resources.facilities import Pace
 from resources.ledger import Ledger, flow, history, scans, steps
@@ -29,7 +30,7 @@ class Outcomes:
     def asset(self) -> str:
         return self.family.asset.name
 
-    def settle(self, step: Step, scan: Scan, outcome: Outcome) -> bool:
+    def settle(self, step: Step, scan: Scan, outcome: Done | GoOn | NotDone) -> bool:
         """True when it was written down; False when the step was no longer as it was read: another run has settled it,
         and what this one found out may be about something that is over."""
         now = self.ledger.now()
@@ -44,6 +45,17 @@ class Outcomes:
                 steps.go_on(tx, [scan.id], self.asset, now, outcome.why)
             else:
                 self._not_done(tx, step, scan, outcome)
+        return True
+
+    def put_off(self, step: Step, scan: Scan, until: datetime, why: str) -> bool:
+        """The same attempt once more, at `until`."""
+        now = self.ledger.now()
+        with self.ledger.write() as tx:
+            if not steps.unchanged(tx, step, now):
+                return False
+            steps.go_on(tx, [scan.id], self.asset, now, why)
+            steps.put_off(tx, [scan.id], self.asset, until, why, now)
+        self.log.warning("%s: %s %s", scan.key, self.asset, why)
         return True
 
     def _not_done(self, tx: sa.Connection, step: Step, scan: Scan, outcome: NotDone) -> None:

@@ -14,9 +14,10 @@ import dagster as dg
 from als_assets import families
 from als_assets.ensure import Ensure
 from als_assets.reports import Made
+from beamlines.policy import restricted
 from beamlines.spec import Asset, Kind, Spec
 from resources.facilities import Facilities
-from resources.ledger import flow, history, leases, scans, steps
+from resources.ledger import assignments, flow, history, leases, scans, steps
 from sensors import names
 
 RANGE = 100  # scans per run of a backfill: a run that waits for so many still holds one process only
@@ -164,9 +165,12 @@ def partitioned_asset(spec: Spec, asset: Asset, facilities: Facilities) -> dg.As
         engine = _engine(context, spec, asset, facilities)
         keys = list(context.partition_keys)
         run = context.run
+        kept: dict[str, str] = {}
         if run.tags.get(names.TRIGGER) == names.SHOW_FAILURE:
             show_failures(engine, keys)
         else:
+            kept = kept_at_the_beamline(engine, keys)
+            keys = [key for key in keys if key not in kept]
             ask(engine, keys, run)
         more_below = len(run.asset_selection or ()) > 1
         bugs = None
@@ -179,8 +183,8 @@ def partitioned_asset(spec: Spec, asset: Asset, facilities: Facilities) -> dg.As
         except ExceptionGroup as group:
             bugs = group
         missing = absent(engine, keys)
-        if engine.failed or missing:
-            raise failure(engine, {**missing, **engine.failed}) from bugs
+        if engine.failed or missing or kept:
+            raise failure(engine, {**kept, **missing, **engine.failed}) from bugs
         if bugs is not None:
             raise bugs
         if more_below:
@@ -188,6 +192,22 @@ def partitioned_asset(spec: Spec, asset: Asset, facilities: Facilities) -> dg.As
             yield dg.Output(None, output_name=context.op_execution_context.op_def.output_defs[0].name)
 
     return ensure_partitions
+
+
+def kept_at_the_beamline(engine: Ensure, keys: list[str]) -> dict[str, str]:
+    """Those of the scans of which nothing may leave the beamline, as today's spec says: nothing is asked of them, and
+    the run says why."""
+    spec = engine.family.spec
+    with engine.ledger.read() as tx:
+        found = [scan for key in keys if (scan := scans.find(tx, engine.beamline, key))]
+    out = {}
+    for scan in assignments.held(spec, found):
+        with engine.ledger.write() as tx:
+            now = engine.ledger.now()
+            reason = assignments.decide(tx, spec, scans.get(tx, scan.id), f"run {engine.holder}", now)
+        if reason is not None:
+            out[scan.key] = restricted.message(scan.key, reason)
+    return out
 
 
 def ask(engine: Ensure, keys: list[str], run: dg.DagsterRun) -> None:
@@ -247,7 +267,6 @@ def scan_job(spec: Spec, asset: Asset) -> Any:
     return dg.define_asset_job(
         names.scan_job(spec.id, asset.name),
         selection=dg.AssetSelection.assets(names.asset_key(spec.id, asset.name)),
-        partitions_def=partitions(spec),
         executor_def=dg.in_process_executor,
         tags=CANNOT_RETRY,
         description=f"One scan of {spec.id}/{asset.name}.",

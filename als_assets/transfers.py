@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 from sqlalchemy.engine import Connection
 
-from als_assets.family import ByTask, Done, GoOn, NotDone, Outcome, Refusal, Rests, Wait, Work
+from als_assets import departed, originals
+from als_assets.earlier import Earlier
+from als_assets.family import ByHand, ByTask, Done, GoOn, NotDone, Outcome, Refusal, Rests, Wait, Work
 from beamlines.policy import retry
 from beamlines.spec import Asset, Spec
 from resources.errors import NotFound, Refused
@@ -29,6 +31,12 @@ from resources.tasks import TaskState
 MOST_SCANS = 500  # per task: Globus runs three tasks per user at a time, so one for many scans
 DEADLINE_S = 3 * 24 * 3600
 VERIFIED = "globus-checksum"
+PROOFS = {  # the methods of evidence for a copy, in words
+    VERIFIED: "Globus checksums of both ends, sizes listed at the destination",
+    "adopted-sha256": "SHA-256 of both ends; it was there already",
+    "adopted-listing": "nothing: it was there already, with the same sizes and times",
+}
+EARLIER = timedelta(minutes=1)
 
 
 @dataclass
@@ -51,6 +59,7 @@ class CopyFamily:
             raise ValueError(f"{asset.name} is not a copy")
         self.spec, self.asset, self.copy = spec, asset, asset.copy_to
         self.ledger, self.globus, self.source, self.target = ledger, globus, source, target
+        self.earlier = Earlier(ledger, globus, spec.id)
 
     def begin(self, due: Sequence[tuple[Step, Scan]], rests: Rests) -> list[Work]:
         """One task for many scans; a scan that failed in company is tried in smaller company, in the end alone."""
@@ -58,26 +67,43 @@ class CopyFamily:
         if rest is not None:  # the destination cannot be looked at, so nothing may be written there
             why = f"waits for {rest.service} until {rest.until:%H:%M:%S} UTC: {rest.reason}"
             return [Wait(scan, rest.until, why) for _, scan in due]
+        restored = self.earlier.restored()
+        if restored and (task := self.earlier.under_way()) is not None:
+            until = self.ledger.now() + EARLIER
+            why = f"waits for Globus task {task}, which was submitted before the ledger was restored from a backup"
+            return [Wait(scan, until, why) for _, scan in due]
+        gone = departed.departed(self.ledger, self.copy.source, [scan.id for _, scan in due])
+        works: list[Work] = [ByHand(self.globus.service, scan) for _, scan in due if scan.id in gone]
+        due = [(step, scan) for step, scan in due if scan.id not in gone]
         lacking = {scan.id: self._lacking(scan) for _, scan in due}
+        replaced: dict[int, File] = {}
+        if self.copy.source == self.spec.scans.watch:
+            wanted = [(scan, lacking[scan.id]) for _, scan in due]
+            replaced = originals.replaced(self.ledger, self.spec.id, self.source, self.copy.place, wanted)
         with self.ledger.read() as tx:  # what is at the place of a copy that we have tried to write is ours
             tried = tasks.tried(tx, self.asset.name, [scan.id for _, scan in due])
-        there, closed = self._look([f.path for _, scan in due if scan.id not in tried for f in lacking[scan.id]])
-        works: list[Work] = []
+        there, closed = self._look(
+            [self._goes_to(scan, f) for _, scan in due if scan.id not in tried for f in lacking[scan.id]]
+        )
         blocks: dict[int, list[Scan]] = {}
         for step, scan in due:
-            paths = [] if scan.id in tried else [file.path for file in lacking[scan.id]]
+            paths = [] if scan.id in tried else [self._goes_to(scan, file) for file in lacking[scan.id]]
             taken = [path for path in paths if path in there]
-            if taken:
+            if scan.id in replaced:
+                works.append(Refusal(scan, originals.refusal(scan, self.target.name, replaced[scan.id])))
+            elif taken and restored and self._ours(taken):
+                works.append(ByHand(self.globus.service, scan))
+            elif taken:
                 works.append(Refusal(scan, self._taken(scan, taken[0])))
-            elif any(folder_of(path) in closed for path in paths):
-                works.append(Refusal(scan, self._closed(scan, closed[folder_of(scan.path)])))
+            elif shut := [folder_of(path) for path in paths if folder_of(path) in closed]:
+                works.append(Refusal(scan, self._closed(scan, closed[shut[0]])))
             else:
                 blocks.setdefault(step.attempt, []).append(scan)
         for attempt, members in blocks.items():
             size = retry.company(attempt, MOST_SCANS)
             for start in range(0, len(members), size):
                 block = members[start : start + size]
-                files = [file for scan in block for file in lacking[scan.id]]
+                files = [(scan, file) for scan in block for file in lacking[scan.id]]
                 works.append(ByTask("copy", self.globus, block, attempt, self._request(files)))
         return works
 
@@ -121,7 +147,15 @@ class CopyFamily:
             transient=False,
         )
 
-    def _request(self, files: Sequence[File]) -> Callable[[str], Mapping[str, Any]]:
+    def _comes_from(self, scan: Scan, file: File) -> str:
+        """Relative to the source. Only where the detector writes do later versions lie under their own names."""
+        return file.path if self.copy.source == self.spec.scans.watch else joined(scan.folder, file.path)
+
+    def _goes_to(self, scan: Scan, file: File) -> str:
+        """Relative to the target: no two versions of a file share a destination."""
+        return joined(scan.folder, file.path)
+
+    def _request(self, files: Sequence[tuple[Scan, File]]) -> Callable[[str], Mapping[str, Any]]:
         def request(key: str) -> Mapping[str, Any]:
             return {
                 "kind": "transfer",
@@ -133,12 +167,12 @@ class CopyFamily:
                 "sync_level": None,
                 "items": [
                     {
-                        "source_path": self.source.absolute(file.path),
-                        "destination_path": self.target.absolute(file.path),
+                        "source_path": self.source.absolute(self._comes_from(scan, file)),
+                        "destination_path": self.target.absolute(self._goes_to(scan, file)),
                         "recursive": False,
                         "bytes": file.bytes,
                     }
-                    for file in files
+                    for scan, file in files
                 ],
             }
 
@@ -155,14 +189,15 @@ class CopyFamily:
         with self.ledger.read() as tx:
             files = scans.files_of(tx, [scan.id for _, scan in pairs])
             proven = {scan.id: scans.evidence_in(tx, scan.id, self.copy.place) for _, scan in pairs}
-        asked = {f.path for group in files.values() for f in group if self.target.absolute(f.path) in ended.asked}
+        all_of_it = {self._goes_to(scan, f) for _, scan in pairs for f in files[scan.id]}
+        asked = {path for path in all_of_it if self.target.absolute(path) in ended.asked}
         ended.there, ended.closed = self._look(
             path for path in sorted(asked) if self.target.absolute(path) in ended.arrived
         )
         out: dict[int, Outcome] = {}
         for _, scan in pairs:
-            mine = [f for f in files[scan.id] if f.path in asked]
-            late = any(f.path not in asked and f.id not in proven[scan.id] for f in files[scan.id])
+            mine = [f for f in files[scan.id] if self._goes_to(scan, f) in asked]
+            late = any(f not in mine and f.id not in proven[scan.id] for f in files[scan.id])
             out[scan.id] = self._outcome(ended, scan, mine, late)
         return out
 
@@ -171,7 +206,8 @@ class CopyFamily:
         by = f" by Globus task {task.external_id}" if task.external_id else ""
         leg = f"{scan.key}: copy from {self.source.name} to {self.target.name}{by}"
         for file in files:
-            path = self.target.absolute(file.path)
+            where = self._goes_to(scan, file)
+            path = self.target.absolute(where)
             if path not in ended.arrived:
                 if task.state == TaskState.SUCCEEDED:
                     return NotDone(
@@ -182,9 +218,9 @@ class CopyFamily:
                 # in company it may be the fault of another scan: it is tried again with fewer, in the end alone
                 transient = bool(task.transient) or len(ended.asked) > len(files)
                 return NotDone(f"{leg} failed: {reason.rstrip('.')}.", advice(task.code), transient)
-            if folder_of(file.path) in ended.closed:
-                return self._closed(scan, ended.closed[folder_of(file.path)])
-            found = ended.there.get(file.path)
+            if folder_of(where) in ended.closed:
+                return self._closed(scan, ended.closed[folder_of(where)])
+            found = ended.there.get(where)
             if found is None or found.bytes != file.bytes:
                 size = "is not there" if found is None else f"has {found.bytes} bytes"
                 return NotDone(
@@ -192,30 +228,58 @@ class CopyFamily:
                     "see whether the file changed at the beamline after it had settled.",
                     transient=found is None,
                 )
+            if abs(found.mtime - file.mtime) >= timedelta(seconds=1):  # times are copied along: it is another file
+                return NotDone(
+                    f"{leg}: {path} is of {found.mtime:%Y-%m-%d %H:%M:%S} UTC, the scan's file was of "
+                    f"{file.mtime:%Y-%m-%d %H:%M:%S}: it was written anew at the beamline before it was copied.",
+                    "answer the question about it with `als resolve`, or put the old content back with its time.",
+                    transient=False,
+                )
 
         def write(tx: Connection, now: datetime) -> None:
-            copy_id = scans.keep_copy(tx, scan.id, self.copy.place, "present", root="")
+            copy_id = scans.keep_copy(tx, scan.id, self.copy.place, "present", root=scan.folder)
             for file in files:
-                found = ended.there[file.path]
-                scans.add_evidence(tx, copy_id, file.id, VERIFIED, None, found.bytes, found.mtime, now, task.id)
+                found = ended.there[self._goes_to(scan, file)]
+                scans.add_evidence(tx, copy_id, file.id, VERIFIED, None, found.bytes, found.mtime, now, task.id or None)
             scans.settle_question(tx, scan.id, self._question(scan), now)
             if not late:
                 scans.verified(tx, copy_id, now)
 
         return GoOn(write, "a file has been added to the scan since") if late else Done(write)
 
+    def _ours(self, paths: Sequence[str]) -> bool:
+        """Did tasks of ours write them that a restored ledger does not know?"""
+        absolute = [self.target.absolute(path) for path in paths]
+        return len(self.earlier.wrote(absolute)) == len(absolute)
+
     def act(self, step: Step, scan: Scan) -> Outcome:
-        raise AssertionError("copies are made by tasks")
+        """Take over what a task copied that a restored ledger does not know; it is proven as any other copy is. Or look
+        at a copy whose source is gone."""
+        if departed.departed(self.ledger, self.copy.source, [scan.id]):
+            place = self.copy.place
+            return departed.looked_at(self.ledger, scan, self.source.name, place, self.target, self._goes_to)
+        lacking = self._lacking(scan)
+        paths = {self.target.absolute(self._goes_to(scan, file)): file for file in lacking}
+        wrote = self.earlier.wrote(paths)
+        if not wrote:
+            return NotDone(f"{self._question(scan)} that nobody knows any more.", advice(None))
+        request = {"items": [{"destination_path": path} for path in wrote]}
+        task = self.earlier.task(sorted(wrote.values())[0], request, self.spec.id, self.asset.name)
+        ended = Ended(task, set(wrote), set(wrote))
+        mine = [file for path, file in paths.items() if path in wrote]
+        ended.there, ended.closed = self._look([self._goes_to(scan, file) for file in mine])
+        return self._outcome(ended, scan, mine, late=len(mine) < len(lacking))
 
     def metadata(self, tx: Connection, scan: Scan) -> dict[str, Any]:
         files = scans.files_of(tx, [scan.id])[scan.id]
         done = [t for t in tasks.of_scan(tx, scan.id) if t.asset == self.asset.name]
+        proofs = {e["method"] for group in scans.evidence_in(tx, scan.id, self.copy.place).values() for e in group}
         out: dict[str, Any] = {
-            "path": dg.MetadataValue.path(joined(self.target.base, scan.path)),
+            "path": dg.MetadataValue.path(joined(self.target.base, scan.folder, scan.path)),
             "place": self.target.name,
             "files": len(files),
             "bytes": sum(file.bytes for file in files),
-            "verified by": "Globus checksums of both ends, sizes listed at the destination",
+            "verified by": next((words for method, words in PROOFS.items() if method in proofs), "nothing"),
         }
         if done and done[-1].external_id:
             task = done[-1]

@@ -23,7 +23,7 @@ from beamlines.spec import Asset, Spec
 from resources.errors import NotFound, Refused
 from resources.facilities import Place
 from resources.facilities import Work as Folders
-from resources.ledger import Ledger, products, scans, tasks
+from resources.ledger import Ledger, notices, products, scans, tasks
 from resources.ledger.scans import Scan
 from resources.ledger.steps import Step
 from resources.ledger.tasks import Task
@@ -58,14 +58,21 @@ class XpcsFamily:
     def _request(self, step: Step, scan: Scan) -> Callable[[str], Mapping[str, Any]]:
         with self.ledger.read() as tx:
             files = {f.role: f.path for f in scans.files_of(tx, [scan.id])[scan.id]}
+            said = notices.said_of(tx, self.spec.id, files.values(), "parameters")
         folder = self._folder(scan, step.revision)
-        argv = ["als-xpcs", "corr", joined(self.root, files[PRIMARY]), "--out", joined(folder, "result.hdf")]
+        argv = [
+            "als-xpcs",
+            "corr",
+            joined(self.root, scan.folder, files[PRIMARY]),
+            "--out",
+            joined(folder, "result.hdf"),
+        ]
         if "roi" in files:
-            argv += ["--roi", joined(self.root, files["roi"])]
+            argv += ["--roi", joined(self.root, scan.folder, files["roi"])]
         layout = self.analysis.layout
         argv += ["--layout", layout if isinstance(layout, str) else json.dumps(layout)]
         argv += ["--summary", joined(folder, "summary.json"), "--plots", folder, "--overwrite"]
-        for name, value in self.analysis.parameters.items():
+        for name, value in {**self.analysis.parameters, **said}.items():  # what came with a notice is of this scan
             argv += [f"--{name}"] if value is True else [f"--{name}", str(value)]
 
         def request(key: str) -> Mapping[str, Any]:
@@ -76,7 +83,7 @@ class XpcsFamily:
 
     def _folder(self, scan: Scan, revision: int) -> str:
         """Where a revision's files are, as jobs see it: never shared with another revision."""
-        return joined(self.folders.results, scan.path, f"{self.asset.name}-r{revision}")
+        return joined(self.folders.results, scan.folder, scan.path, f"{self.asset.name}-r{revision}")
 
     def collect(self, task: Task, pairs: Sequence[tuple[Step, Scan]]) -> dict[int, Outcome]:
         ended = jobs.outcome(self.compute, task)
@@ -138,6 +145,8 @@ class XpcsFamily:
             out["Slurm job"] = link(self.compute.url(str(done[0].external_id)), str(done[0].external_id))
             if done[0].submitted_at and done[0].ended_at:
                 out["job time (s)"] = round((done[0].ended_at - done[0].submitted_at).total_seconds(), 1)
+            if done[0].script and len(done[0].script) <= INLINE_BYTES:
+                out["batch script"] = dg.MetadataValue.md(f"````bash\n{done[0].script}````")
         out["parameters"] = dg.MetadataValue.json(document.get("parameters", {}))
         out["versions"] = dg.MetadataValue.json(document.get("versions", {}))
         return out

@@ -139,6 +139,48 @@ class Catalog(Part):
     directives: dict[str, str] = Field(default_factory=dict)
 
 
+class Proposals(Part):
+    """How it is known to which proposal a scan belongs. What a notice or a person says comes first, then the schedule,
+    then the path; a scan about which none of them says anything has no proposal, and staff see that."""
+
+    path: str | None = Field(default=None, description="regular expression on the path with a group (?P<proposal>…)")
+    schedule: str | None = Field(
+        default=None, description="CSV file: beamline, start, end, proposal, investigator, groups; `als check` reads it"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _names_a_proposal(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groupindex
+            except re.error as error:
+                raise ValueError(f"path: {value!r} is no regular expression: {error}") from None
+            if "proposal" not in groups:
+                raise ValueError(f"path: {value!r} needs a group (?P<proposal>…)")
+        return value
+
+
+class ExportControl(Part):
+    """Which scans are export-controlled: nothing of them leaves the beamline, and staff see that and why."""
+
+    paths: list[Glob] = Field(default_factory=list, description="patterns of paths")
+    proposals: list[str] = Field(default_factory=list)
+    unknown_proposal: Literal["allow", "hold"] = Field(
+        default="allow", description="hold: a scan without a proposal stays at the beamline until one is assigned"
+    )
+
+
+class Prune(Part):
+    """When the copy in a place may be deleted. That also takes that the place is armed, nobody holds the scan, and the
+    copies in `needs` are proven at that moment: see policy/deletable.py."""
+
+    place: Name
+    after_days: float = Field(gt=0, description="at least so long after the scan was noticed")
+    needs: list[Name] = Field(min_length=1, description="places whose verified copies are demanded")
+    evidence_days: float = Field(default=180, gt=0, description="proof of the copies in `needs` must not be older")
+
+
 class Retry(Part):
     """How often a failed step is tried again, and how soon."""
 
@@ -193,6 +235,9 @@ class Spec(Part):
     archive: Archive | None = None
     analyses: list[Analysis] = Field(default_factory=list)
     catalog: Catalog | None = None
+    proposals: Proposals = Field(default_factory=Proposals)
+    export_control: ExportControl = Field(default_factory=ExportControl)
+    prunes: list[Prune] = Field(default_factory=list)
     retry: Retry = Field(default_factory=Retry)
 
     @model_validator(mode="after")
@@ -214,6 +259,17 @@ class Spec(Part):
         for who, place in wanted:
             if place not in known:
                 raise ValueError(f"{who}: place {place!r} is not one of {sorted(known)}")
+        if self.archive:
+            known.add(self.archive.place)
+        for prune in self.prunes:
+            for place in (prune.place, *prune.needs):
+                if place not in known:
+                    raise ValueError(f"prunes: place {place!r} is not one of {sorted(known)}")
+            if prune.place in prune.needs:
+                raise ValueError(f"prunes: {prune.place}: its own copy cannot be the one that lets it go")
+        pruned = [prune.place for prune in self.prunes]
+        if len(pruned) != len(set(pruned)):
+            raise ValueError("prunes: a place is there twice")
         names = [asset.name for asset in self._plan()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -223,6 +279,10 @@ class Spec(Part):
     @property
     def noticed(self) -> str:
         return f"raw_at_{self.scans.watch}"
+
+    def prune(self, place: str) -> Prune | None:
+        """The rule by which copies in a place may be deleted; None: none may."""
+        return next((rule for rule in self.prunes if rule.place == place), None)
 
     def assets(self) -> list[Asset]:
         """The assets in the order in which they come to be; those that `mode` leaves out are not there."""

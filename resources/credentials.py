@@ -7,9 +7,13 @@ second variable with `_FILE` behind its name. Such a file belongs to its owner a
 from __future__ import annotations
 
 import os
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from resources.errors import CredentialProblem
+
+BEFOREHAND = timedelta(days=7)  # so long before its end staff are told
+LEAST = timedelta(days=1)
 
 
 def read(variable: str, service: str, what: str) -> str:
@@ -31,6 +35,18 @@ def read(variable: str, service: str, what: str) -> str:
             "MISSING",
         )
     return value
+
+
+def ends_soon(end: datetime, made: datetime, now: datetime) -> bool:
+    """Is it time to make a new one? A week before the end; for one that lives for less than a month, in the last
+    quarter of its life; in any case a day before. Aware times."""
+    life = max(end - made, timedelta(0))
+    return end - now < min(BEFOREHAND, max(LEAST, life / 4))
+
+
+def given(variable: str) -> bool:
+    """Is it set at all, by itself or by the name of a file?"""
+    return any(os.environ.get(name, "").strip() for name in (variable, f"{variable}_FILE"))
 
 
 def _from_file(path: Path, variable: str, service: str, what: str) -> str:

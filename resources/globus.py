@@ -100,6 +100,9 @@ class GlobusTransfer(dg.ConfigurableResource):  # type: ignore[type-arg]
         with self._asking("asking for a submission id") as client:
             return str(client.get_submission_id()["value"])
 
+    def script(self, key: str, request: Mapping[str, Any]) -> None:
+        """A transfer has none."""
+
     def submit(self, key: str, request: Mapping[str, Any]) -> str:
         """Send a request (see above) and return the task id. The same key again returns the task that it made first.
 
@@ -126,6 +129,12 @@ class GlobusTransfer(dg.ConfigurableResource):  # type: ignore[type-arg]
             pages = client.paginated.task_list(orderby="request_time DESC")
             found = [task for page in pages for task in page if str(task.get("label") or "").endswith(key)]
             return [self._status(client, task) for task in reversed(found)]
+
+    def labelled(self, prefix: str) -> list[TaskStatus]:
+        """Of the newest thousand tasks those whose label begins so, newest first; without why one failed."""
+        with self._asking("listing tasks") as client:
+            pages = client.paginated.task_list(orderby="request_time DESC")
+            return [status(task) for page in pages for task in page if str(task.get("label") or "").startswith(prefix)]
 
     def poll(self, ids: Iterable[str]) -> dict[str, TaskStatus]:
         """The status of many tasks, fifty in a request; one more request for each that failed or is paused.

@@ -10,7 +10,8 @@ The order makes it safe to be killed anywhere, and to run twice at once:
 
 After a crash or a lost answer between 3 and 5, a service that de-duplicates by key is simply sent the same again; any
 other is searched for the key first, for as long as its caches may lag, and only then sent another submission (whose
-job ends at once if the first one shows up after all: als-job claims the attempt's directory atomically).
+job ends at once if the first one shows up after all: als-job claims the attempt's directory atomically). A ledger that
+was restored from a backup does not know what it had submitted: then the key is searched for before anything is sent.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from sqlalchemy.engine import Connection
 
 from resources import stalled
 from resources.errors import CredentialProblem, FacilityError, NotFound, Refused, Unavailable
-from resources.ledger import Ledger, history, leases, steps, tasks
+from resources.ledger import Ledger, history, leases, restore, steps, tasks
 from resources.ledger.tasks import Task
 from resources.tasks import TaskState, TaskStatus, TaskSystem
+
+OUTAGE = "OUTAGE"  # code of an Unavailable whose reason says that somebody works on it
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,18 @@ def pause(ledger: Ledger, error: FacilityError, patience: Patience) -> leases.Pa
     """A service is down, or a credential is no good: let everybody rest until it may be back. Uses up no attempt."""
     at_least = None
     if isinstance(error, Unavailable) and error.retry_after_s:
-        at_least = timedelta(seconds=error.retry_after_s)
+        # a maintenance may end hours before, or after, what was announced: it is asked for now and then
+        most = patience.pause_most_s if error.code == OUTAGE else error.retry_after_s
+        at_least = timedelta(seconds=min(error.retry_after_s, most))
     now = ledger.now()
     with ledger.write() as tx:
         known = leases.paused(tx, error.service, now)
         if known:
             return known
         rest = leases.pause(
-            tx, error.service, error.reason, error.code, now, patience.pause_first_s, patience.pause_most_s, at_least
-        )
+            tx, error.service, error.reason, error.code, now, patience.pause_first_s, patience.pause_most_s, at_least,
+            person=isinstance(error, CredentialProblem),
+        )  # fmt: skip
         if rest.since == now:
             history.record(tx, now, "platform", "pause", why=f"{error.service}: {error.reason}")
         return rest
@@ -91,18 +97,23 @@ def _submit(ledger: Ledger, system: TaskSystem, task: Task, patience: Patience) 
     """Returns whether the service was asked, and has answered."""
     with ledger.read() as tx:
         task = tasks.get(tx, task.id)  # the caller may have read it long ago
+        restored = restore.looks_first(tx, ledger.now())
+        held = tasks.held(tx, task.id)
     if task.external_id is not None or not task.live:
         return False
+    if held:
+        return _kept_here(ledger, system, task, patience)
     try:
         if task.key is None:
             task = _with_key(ledger, system, task)
-        if task.tried_at is not None and not system.same_key_same_task:
+        if (task.tried_at is not None or restored) and not system.same_key_same_task:
             if _found(ledger, system, task):
                 return True
-            if ledger.now() - task.tried_at < timedelta(seconds=patience.lookup_s):
+            if task.tried_at is not None and ledger.now() - task.tried_at < timedelta(seconds=patience.lookup_s):
                 return True
+        script = system.script(task.key or "", task.request)
         with ledger.write() as tx:
-            if not tasks.trying(tx, task, ledger.now()):
+            if not tasks.trying(tx, task, script, ledger.now()):
                 return False
         external_id = system.submit(task.key or "", task.request)
     except (Refused, NotFound) as error:
@@ -115,6 +126,19 @@ def _submit(ledger: Ledger, system: TaskSystem, task: Task, patience: Patience) 
     with ledger.write() as tx:
         tasks.submitted(tx, task.id, external_id, ledger.now())
     return True
+
+
+def _kept_here(ledger: Ledger, system: TaskSystem, task: Task, patience: Patience) -> bool:
+    """One of its scans has become export-controlled since the task was intended: it is not sent, and its other scans
+    are due again. One whose answer was lost may have been taken: then that is the one to follow."""
+    if task.tried_at is not None:
+        if _found(ledger, system, task):
+            return True
+        if ledger.now() - task.tried_at < timedelta(seconds=patience.lookup_s):
+            return True
+    with ledger.write() as tx:
+        tasks.withdraw(tx, task, "not sent: one of its scans has become export-controlled", ledger.now())
+    return False
 
 
 def _with_key(ledger: Ledger, system: TaskSystem, task: Task) -> Task:

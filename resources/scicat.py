@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -28,7 +29,8 @@ from urllib.parse import quote
 import dagster as dg
 from pydantic import PrivateAttr
 
-from resources.errors import CredentialProblem, FacilityError, NotFound, Refused, Unavailable
+from resources import credentials
+from resources.errors import FacilityError, NotFound, Refused, Unavailable
 from resources.finding import Finding
 from resources.scicat_differences import Document, changed_fields, equal, origdatablock_of, same_file
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 KEY = "als_id"  # where the wanted pid is kept in an entry whose real pid the backend made
 FILES_PER_BLOCK = 20_000  # a body may have 16 MB
 MOST = 1000
+GROUPS_KEPT_S = 120.0
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,8 @@ class SciCat(dg.ConfigurableResource[Any]):
         service: the name that errors and outages carry.
         base_url: of the interface, version 3: "https://scicat.example.org/api/v3".
         frontend_url: of the pages for people, without /datasets.
-        username_env, password_env: *names* of the environment variables with the account; read at each login.
+        username_env, password_env: *names* of the environment variables with the account, or of the files that hold
+            them (NAME_FILE); read at each login.
         choose_pids: False where the account may not choose pids (`check` finds out): then the pid that we would have
             chosen is kept in the entry's metadata as `als_id`, and every verb looks the entry up by it.
         timeout_s: how long one request may take, seconds.
@@ -64,6 +68,7 @@ class SciCat(dg.ConfigurableResource[Any]):
     timeout_s: float = 60.0
 
     _session: Any = PrivateAttr(default=None)
+    _groups: tuple[float, set[str]] | None = PrivateAttr(default=None)
 
     @property
     def session(self) -> Session:
@@ -74,14 +79,23 @@ class SciCat(dg.ConfigurableResource[Any]):
         return cast("Session", self._session)
 
     def _credentials(self) -> tuple[str, str]:
-        missing = [name for name in (self.username_env, self.password_env) if not os.environ.get(name)]
-        if missing:
-            raise CredentialProblem(self.service, f"set {' and '.join(missing)} in the environment of this process")
-        return os.environ[self.username_env], os.environ[self.password_env]
+        """Read again at each login: a new password needs no restart."""
+        name = credentials.read(self.username_env, self.service, "the account at SciCat")
+        return name, credentials.read(self.password_env, self.service, "the password of the account at SciCat")
 
     def dataset_url(self, pid: str) -> str:
         """The page for people."""
         return f"{self.frontend_url.rstrip('/')}/datasets/{quote(self._pid(pid), safe='')}"
+
+    def may_update(self, group: str) -> bool:
+        """May our account change entries that belong to this group? Asked again every few minutes."""
+        if self._groups is None or time.monotonic() - self._groups[0] > GROUPS_KEPT_S:
+            me = self.session.whoami()
+            if not me:  # we have not logged in yet, or our token has been forgotten
+                self.session.login()
+                me = self.session.whoami()
+            self._groups = (time.monotonic(), set(me.get("currentGroups", [])))
+        return bool({group, "admin"} & self._groups[1])
 
     # data sets
 

@@ -14,19 +14,21 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import dagster as dg
 
-from resources import job_script, slurm_states
-from resources.errors import FacilityError, NotFound, Refused, Unavailable
+from resources import credentials, job_script, slurm_states
+from resources import sfapi_outages as outages
+from resources.errors import CredentialProblem, FacilityError, NotFound, Refused, Unavailable
 from resources.finding import Finding
 from resources.sfapi_session import Session
 from resources.tasks import TaskStatus, TaskSystem
@@ -37,13 +39,7 @@ TASK_S = 25.0  # how long a submission may stay in SFAPI's own queue before its 
 HISTORY_DAYS = 14  # how far back `find` looks for jobs that have ended
 
 # of what sbatch says: it did not take the job now, but will; and: nobody knows whether it took it
-LATER = (
-    "MaxSubmitJob",
-    "temporarily unable",
-    "Resource temporarily unavailable",
-    "Slurm is down",
-    "Slurm is down ",
-)
+LATER = ("MaxSubmitJob", "temporarily unable", "Resource temporarily unavailable", "Slurm is down")
 UNKNOWN = ("Socket timed out", "Unable to contact slurm controller", "Connection refused", "Connection timed out",
            "Zero Bytes were transmitted", "connect failure")  # fmt: skip
 
@@ -176,30 +172,43 @@ class Superfacility(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     # the machine
 
-    def available(self) -> None:
-        """Raises Unavailable, with the reason and when it ends where that is known, when the machine takes no jobs."""
-        status = self.session.get(f"status/{self.machine}", doing="say how the machine is")
-        now = datetime.now(UTC)
-        down = str(status.get("status")) == "unavailable"
-        kinds = ["outages/planned", "outages"] if down else ["outages/planned"]
-        for kind in kinds:
-            for outage in self.session.get(f"status/{kind}/{self.machine}", doing="list outages") or []:
-                start, end = _when(outage.get("start_at")), _when(outage.get("end_at"))
-                if outage.get("status") in ("Cancelled", "Completed") or start is None or start > now:
-                    continue
-                if end is not None and end <= now:
-                    continue
-                raise self._outage(str(outage.get("description") or outage.get("notes") or ""), end, now)
-        if down:
-            notes = status.get("notes") or []
-            raise self._outage(str(notes[0] if notes else status.get("description") or ""), None, now)
+    def available(self, *also: str) -> None:
+        """Raises Unavailable, with the reason and when it ends where that is known, when the machine takes no jobs.
 
-    def _outage(self, why: str, end: datetime | None, now: datetime) -> Unavailable:
-        words = f"{self.machine} is not available" + (f": {why}" if why else "")
-        if end is None:
-            return Unavailable(self.service, words, "OUTAGE")
-        words += f"; expected back {end.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-        return Unavailable(self.service, words, "OUTAGE", max(1.0, (end - now).total_seconds()))
+        also: other resources of NERSC's status page that must be up, such as "archive", which is HPSS.
+        """
+        for resource in (self.machine, *also):
+            outages.up(self.session, resource)
+
+    def planned(self, now: datetime) -> list[outages.Outage]:
+        """The maintenance of the machine that is announced and has not begun, soonest first."""
+        return outages.coming(self.session, self.machine, now)
+
+    def key_ends(self) -> datetime | None:
+        """When the key that is in use ends; None when nobody says. The variable `<key_env>_EXPIRES` counts first."""
+        said = os.environ.get(f"{self.key_env}_EXPIRES", "").strip()
+        if said:
+            end = outages.when(said)
+            if end is None:
+                raise CredentialProblem(self.service, f"{self.key_env}_EXPIRES={said} is no date: write 2026-12-24")
+            return end
+        ours = self.session.client_id()
+        ends: dict[str, datetime] = {}
+        for client in self.session.get("account/clients", doing="list API clients") or []:
+            if (end := outages.when(client.get("expiresAt"))) is not None:
+                ends[str(client.get("clientId"))] = end
+        return ends.get(ours) or min(ends.values(), default=None)
+
+    def key_ending(self, end: datetime, now: datetime) -> CredentialProblem | None:
+        """What is to be said of a key that ends then; None while there is time."""
+        if not credentials.ends_soon(end, self.session.key_made(), now):
+            return None
+        return CredentialProblem(
+            self.service,
+            f"the NERSC key {'ended' if end <= now else 'ends'} {end:%Y-%m-%d %H:%M} UTC: make a new one in Iris now, "
+            f"and put it into the file that {self.key_env} names; no restart is needed",
+            "ENDS",
+        )
 
     def run_command(self, argv: Sequence[str]) -> str:
         """What a short command on a login node prints. Raises Refused with its words when it fails."""
@@ -367,14 +376,6 @@ def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
         yield ids[start : start + CHUNK]
 
 
-def _when(text: Any) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 def _entry(row: Mapping[str, Any]) -> Entry:
     perms, name = str(row.get("perms") or "?"), str(row.get("name") or "")
     kind = {"-": "file", "d": "dir", "l": "link"}.get(perms[0], "other")
@@ -384,7 +385,7 @@ def _entry(row: Mapping[str, Any]) -> Entry:
         name = name.rpartition("/")[2]
     date = str(row.get("date") or "")
     return Entry(
-        name, kind, int(row.get("size") or 0), _when(date) if re.search(r"(Z|[+-]\d\d:?\d\d)$", date) else None
+        name, kind, int(row.get("size") or 0), outages.when(date) if re.search(r"(Z|[+-]\d\d:?\d\d)$", date) else None
     )
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from resources.errors import CredentialProblem, FacilityError, Refused
+from resources.errors import FacilityError, Refused
 from resources.finding import Finding
 
 if TYPE_CHECKING:
     from resources.sfapi import Superfacility
-
-SOON = timedelta(days=3)
 
 
 def findings(nersc: Superfacility, accounts: Sequence[str], paths: Sequence[str]) -> list[Finding]:
@@ -58,29 +56,23 @@ def _user(nersc: Superfacility) -> str:
 
 
 def _expiry(nersc: Superfacility) -> str:
-    """The API lists the clients of the user, with no word on which of them asks."""
-    ends = []
-    for client in nersc.session.get("account/clients", doing="list API clients") or []:
-        try:
-            at = datetime.fromisoformat(str(client.get("expiresAt")))
-        except ValueError:
-            continue
-        ends.append(at if at.tzinfo else at.replace(tzinfo=UTC))
-    if not ends:
-        return "the API does not say when it is"
-    first = min(ends)
-    if first - datetime.now(UTC) < SOON:
-        raise CredentialProblem(
-            nersc.service, f"a NERSC key ends {first:%Y-%m-%d %H:%M} UTC: make a new one in Iris now"
-        )
-    return f"not before {first:%Y-%m-%d}"
+    end = nersc.key_ends()
+    if end is None:
+        return f"the API does not say when it is; {nersc.key_env}_EXPIRES=2026-12-24 would"
+    problem = nersc.key_ending(end, datetime.now(UTC))
+    if problem is not None:
+        raise problem
+    return f"{end:%Y-%m-%d %H:%M} UTC"
 
 
 def _machine(nersc: Superfacility) -> str:
     nersc.available()
-    return str(
-        nersc.session.get(f"status/{nersc.machine}", doing="say how the machine is").get("description") or "active"
-    )
+    status = nersc.session.get(f"status/{nersc.machine}", doing="say how the machine is")
+    says = str(status.get("description") or "active")
+    for one in nersc.planned(datetime.now(UTC)):
+        end = f" to {one.end:%Y-%m-%d %H:%M}" if one.end else ""
+        says += f"; planned: {one.why}, from {one.start:%Y-%m-%d %H:%M}{end} UTC"
+    return says
 
 
 def _may_submit(nersc: Superfacility) -> str:

@@ -7,12 +7,14 @@ when the key file was replaced; the key file is read at each sign-in and at no o
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,22 @@ class Session:
             " does not allow; make a new one in Iris and replace the file",
             code,
         )
+
+    def key_made(self) -> datetime:
+        """When the key file was written. Raises CredentialProblem."""
+        key = self._key_file()
+        return datetime.fromtimestamp(self._identity(key)[2] / 1e9, UTC)
+
+    def client_id(self) -> str:
+        """Of the key file: a JSON document with client_id, or a PEM with it on the first line; "" where it has none."""
+        key = self._key_file()
+        self._identity(key)
+        try:
+            text = key.read_text()
+            found = json.loads(text).get("client_id") if text.lstrip().startswith("{") else text.split("\n", 1)[0]
+        except (OSError, UnicodeDecodeError, ValueError, AttributeError):
+            return ""
+        return str(found or "").strip()
 
     def _key_file(self) -> Path:
         named = os.environ.get(self.key_env, "")

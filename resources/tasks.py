@@ -66,6 +66,10 @@ class TaskSystem(Protocol):
         """An idempotency key, stored before anything is submitted. `proposed` is ours; Globus gives its own."""
         ...
 
+    def script(self, key: str, request: Mapping[str, Any]) -> str | None:
+        """The batch script that `submit` would send; None for a service that takes none. Sends nothing."""
+        ...
+
     def submit(self, key: str, request: Mapping[str, Any]) -> str:
         """Submit `request` under `key` and return the service's id. Never retries by itself a POST that might have
         taken effect unless the service de-duplicates by key. Raises Unavailable when the outcome is not known."""

@@ -17,6 +17,7 @@ Kinds handled here:
     timeout    be silent for `delay` seconds, then close the connection
     drop       close the connection without an answer
     slow       answer properly, after `delay` seconds
+    die        the server itself: kill -9, and whoever supervises it starts it again
 
 All other kinds belong to the services, which take them with `box.take_fault` where they act; each says which in its
 module. For those, "path" is a glob on the file concerned, where there is one.
@@ -26,6 +27,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -35,7 +38,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandbox.box import Box, Doc
 
-WIRE_KINDS = ("status", "429", "timeout", "drop", "slow")
+WIRE_KINDS = ("status", "429", "timeout", "drop", "slow", "die")
 
 
 def of_service(service: str, kinds: tuple[str, ...], path: str | None = None) -> Callable[[Doc], bool]:
@@ -115,7 +118,9 @@ async def _read_all(receive: Receive) -> None:
 async def _play(fault: Doc, answer: list[Message], send: Send) -> None:
     await asyncio.sleep(float(fault.get("delay", 0)))
     kind = str(fault["kind"])
-    if kind == "slow":
+    if kind == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "slow":
         for message in answer:
             await send(message)
     elif kind in ("drop", "timeout"):

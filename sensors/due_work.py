@@ -7,7 +7,7 @@ that have failed for good each get a run of their own, which shows the failure a
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -20,6 +20,7 @@ from sensors import names
 MOST_SCANS = 500  # per run
 MOST_RED = 5  # runs per tick that show failures
 RED_AGAIN = 5  # times `report_s`: after that the run that shows a failure is taken for lost
+STARTS = timedelta(seconds=30)  # within which a process of a run says that it is there
 WAITING = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
 
@@ -54,8 +55,16 @@ def requests(ledger: Ledger, spec: Spec, facilities: Facilities, instance: Any) 
 
 
 def _requested(instance: Any, tags: dict[str, str], statuses: list[dg.DagsterRunStatus] = WAITING) -> bool:
-    found = instance.get_run_records(dg.RunsFilter(tags=tags, statuses=statuses), limit=1)
-    return bool(found)
+    """Is there such a run? One that has been about to start for long does not count: it was killed before it could say
+    that it works, and Dagster gives it up only after minutes. If it starts all the same, two at once are harmless."""
+    long_ago = datetime.now(UTC) - STARTS
+    found = instance.get_run_records(dg.RunsFilter(tags=tags, statuses=statuses), limit=10)
+    return any(r.dagster_run.status != dg.DagsterRunStatus.STARTING or _moved(r) > long_ago for r in found)
+
+
+def _moved(record: Any) -> datetime:
+    at: datetime = record.update_timestamp
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def due_work(spec: Spec, facilities: Facilities, jobs: list[Any]) -> dg.SensorDefinition:

@@ -1,7 +1,8 @@
 """Polls all tasks in flight at a facility, in bulk, and writes to the ledger what has become of them.
 
 One sensor per service that takes tasks. A task that has ended makes its steps due for collection: that is the work of
-the next automatic run. An intent whose run was killed before it could submit is submitted here.
+the next automatic run. An intent whose run was killed before it could submit is submitted here; but never a deletion,
+which is decided once more by the next run of pruning.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from resources import once
 from resources.errors import CredentialProblem, Unavailable
 from resources.facilities import Facilities, Pace
 from resources.ledger import Ledger, leases, tasks
+from resources.ledger.removals import DELETE
 from resources.tasks import TaskSystem
 from sensors import names
 
@@ -30,7 +32,11 @@ def watch(ledger: Ledger, system: TaskSystem, pace: Pace) -> str:
         return f"{system.service} rests until {rest.until:%H:%M:%S} UTC: {rest.reason}"
     if not live:
         return "no task in flight"
-    orphans = [t for t in live if t.external_id is None and now - t.created_at > pace.span("lease_s")]
+    orphans = [
+        task
+        for task in live
+        if task.external_id is None and now - task.created_at > pace.span("lease_s") and task.purpose != DELETE
+    ]
     try:
         for task in orphans[:MOST_SUBMISSIONS]:
             once.submit(ledger, system, task, pace.patience)

@@ -34,6 +34,14 @@ def scan_job(beamline: str, asset: str) -> str:
     return f"{beamline}__{asset}__scan"
 
 
+def prune_job(beamline: str) -> str:
+    return f"{beamline}__prune"
+
+
+def prune_schedule(beamline: str) -> str:
+    return f"{beamline}_prune_daily"
+
+
 def new_scans_sensor(beamline: str) -> str:
     return f"{beamline}_new_scans"
 

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 import dagster as dg
-from sqlalchemy.engine import Connection
 
 from beamlines.policy import names as policy_names
 from beamlines.policy.grouping import Group, belongs, group
 from beamlines.policy.settled import settled
+from beamlines.policy.since import appeared, doubt, too_old
 from beamlines.spec import Spec
 from resources import once
 from resources.errors import CredentialProblem, FacilityError, Unavailable
 from resources.facilities import Facilities, Pace
-from resources.ledger import Ledger, flow, history, leases, scans, steps
+from resources.ledger import Ledger, history, leases, notices, refusals, scans, steps
 from resources.ledger.scans import Known, Listed, Scan
-from resources.storage import Storage
-from sensors import names
+from resources.proposals import schedule
+from resources.storage import Storage, WrongPlace
+from sensors import caught_up, changed, names, registering
+from sensors.registering import shown
 
 ANNOUNCE = 200  # partitions per tick
 REGISTER = 500  # scans per look: a sensor must answer within a minute
@@ -41,32 +42,45 @@ class Noticed:
         scans: ids of new or extended scans.
         waiting: groups that have not settled, empty files among them.
         more: settled groups that are left for the next look.
+        left_alone: groups that are older than the beamline's `since`.
         refused: files that cannot become scans and were not seen before, with the reason.
         trouble: why the listing is not whole, or None.
         broken: the trouble does not go away by waiting: a person has to act.
+        schedule: why the schedule of proposals cannot be used, or None. It keeps nothing from being noticed.
+        changed: scans that were brought in line with a spec that has changed.
     """
 
     files: int = 0
     scans: list[int] = field(default_factory=list)
     waiting: int = 0
     more: int = 0
+    left_alone: int = 0
     refused: list[str] = field(default_factory=list)
     trouble: str | None = None
     broken: bool = False
+    schedule: str | None = None
+    changed: int = 0
 
     def __str__(self) -> str:
         if self.trouble:
             return self.trouble
         parts = [f"{self.files} files", f"{self.waiting} groups not settled"]
         parts += [f"{self.more} settled ones left for the next look"] if self.more else []
+        parts += [f"{self.left_alone} older than `since`"] if self.left_alone else []
+        parts += [f"{self.changed} scans brought in line with defs.yaml"] if self.changed else []
         return ", ".join([*parts, "nothing new"])
 
 
-def look(ledger: Ledger, spec: Spec, place: Storage, pace: Pace, service: str) -> Noticed:
+def look(ledger: Ledger, spec: Spec, place: Storage, pace: Pace, service: str, below: str | None = None) -> Noticed:
     """List the watched place and bring the ledger up to date. What could not be listed is in `trouble`, in words; then
-    nothing is concluded from what was missing, and what was seen stands."""
+    nothing is concluded from what was missing, and what was seen stands.
+
+    Args:
+        below: a folder whose scans are taken although they are older than `since`, and no others ("" is all of it).
+    """
     out = Noticed()
     began = ledger.now()
+    out.changed = caught_up.catch_up(ledger, spec)
     with ledger.read() as tx:
         rest = leases.paused(tx, service, began)
     if rest is not None:
@@ -74,24 +88,54 @@ def look(ledger: Ledger, spec: Spec, place: Storage, pace: Pace, service: str) -
         return out
     listed, refused = _list(ledger, spec, place, pace, service, out)
     known = _remember(ledger, spec, listed, refused, out)
+    shifts = schedule(spec)
+    out.schedule = shifts.trouble
+    caught_up.assign(ledger, spec, shifts)
+    with ledger.read() as tx:
+        told = notices.waiting(tx, spec.id)
+        watched = scans.watched_since(tx, spec.id)
+    registering.take_up(ledger, spec, told, known, shifts)
+    complete = {path for path, notice in told.items() if notice.complete}
     # an empty file has no content yet: it is as good as not there
     groups = group(spec.scans, [path for path, one in known.items() if one.sighting.bytes > 0])
     out.waiting = sum(one.sighting.bytes == 0 and one.scan_id is None for one in known.values())
     ready: list[tuple[Group, str]] = []
+    doubted: dict[str, str] = {}
     for found in groups:
-        if _nothing_new(found, known) or _too_old(spec, found, known):
+        if registering.nothing_new(found, known):
+            continue
+        if below is not None and not within(below, found.path):
+            continue
+        own = known[found.path]
+        if (
+            below is None
+            and own.scan_id is None
+            and too_old(spec.since, own.sighting.mtime, own.sighting.first_seen, watched)
+        ):
+            out.left_alone += 1
+            if spec.since is not None and appeared(own.sighting.first_seen, watched):
+                doubted[shown(found.path)] = doubt(spec.since, own.sighting.mtime, own.sighting.first_seen)
             continue
         files = [known[path].sighting for path in found.files.values()]
         # a file was seen between `began` and the end of the listing: what lets it wait longer is taken, each time
-        verdict = settled(files, found.missing, began, pace.span("settle_s"), pace.span("companion_wait_s"))
+        verdict = settled(files, found.missing, began, pace.span("settle_s"), pace.span("companion_wait_s"), complete)
         if verdict.settled:
             ready.append((found, verdict.why))
         else:
             out.waiting += 1
+    if doubted:
+        _refuse(ledger, spec, doubted, out)
     out.more = max(0, len(ready) - REGISTER)
     for block in steps.chunks(ready[:REGISTER], AT_ONCE):
-        out.scans += _register(ledger, spec, block, known)
+        out.scans += registering.register(ledger, spec, block, known, shifts)
+    if watched is None and out.trouble is None:
+        with ledger.write() as tx:
+            scans.begin_watch(tx, spec.id, ledger.now())
     return out
+
+
+def within(folder: str, path: str) -> bool:
+    return not folder or path.startswith(f"{folder}/")
 
 
 def _list(
@@ -109,6 +153,8 @@ def _list(
                 elif walked.file is not None:
                     listed.append(walked.file)
         once.answered(ledger, service)
+    except WrongPlace as error:  # not the disk that it should be: nothing is known, and others need not wait for it
+        out.trouble, out.broken = str(error), True
     except (Unavailable, CredentialProblem) as error:
         once.pause(ledger, error, pace.patience)
         out.trouble, out.broken = str(error), isinstance(error, CredentialProblem)
@@ -118,93 +164,37 @@ def _list(
     return listed, refused
 
 
-def shown(path: str) -> str:
-    """A name that may be no valid text, for people and for the ledger: ASCII, and short enough to be indexed."""
-    text = ascii(path)
-    most = policy_names.MOST_KEY
-    return text if len(text) <= most else f"{text[: most - 20]}…{policy_names.hash_of('', text)}"
-
-
 def _remember(
     ledger: Ledger, spec: Spec, listed: Collection[Listed], refused: Mapping[str, str], out: Noticed
 ) -> dict[str, Known]:
     """What is known of the files of a listing, the listing included. Writes only what is news."""
-    who = names.new_scans_sensor(spec.id)
     with ledger.read() as tx:
         known = scans.remembered(tx, spec.id, [entry.path for entry in listed])
-        refused_before = scans.refused(tx, spec.id) if refused else {}
     fresh = [entry for entry in listed if entry.path not in known or not known[entry.path].shows(entry)]
-    news = {name: why for name, why in refused.items() if refused_before.get(name) != why}
-    if not fresh and not news:
+    if refused:
+        _refuse(ledger, spec, refused, out)
+    if not fresh:
         return known
     with ledger.write() as tx:
         now = ledger.now()
         seen = scans.see(tx, spec.id, fresh, now)
-        _question(tx, spec, [one for one in seen.values() if one.changed and one.scan_id is not None], now)
-        for name in scans.refuse(tx, spec.id, news, now):
-            out.refused.append(f"{name}: {news[name]}")
-            history.record(tx, now, who, "refused", beamline=spec.id, why=f"{name}: {news[name]}")
+        changed.ask(tx, spec, [one for one in seen.values() if one.changed and one.scan_id is not None], now)
     return known | seen
 
 
-def _nothing_new(found: Group, known: Mapping[str, Known]) -> bool:
-    return all(known[path].scan_id is not None for path in found.files.values())
-
-
-def _too_old(spec: Spec, found: Group, known: Mapping[str, Known]) -> bool:
-    return spec.since is not None and known[found.path].sighting.mtime.date() < spec.since
-
-
-def _register(
-    ledger: Ledger, spec: Spec, ready: Collection[tuple[Group, str]], judged: Mapping[str, Known]
-) -> list[int]:
-    """Make scans of settled groups, in one transaction; returns their ids. What another process has registered, or
-    has seen change, since `judged` was read is left alone."""
-    out: list[int] = []
-    who = names.new_scans_sensor(spec.id)
+def _refuse(ledger: Ledger, spec: Spec, refused: Mapping[str, str], out: Noticed) -> None:
+    """Write down, once, what cannot become a scan."""
+    with ledger.read() as tx:
+        before = refusals.refused(tx, spec.id)
+    news = {name: why for name, why in refused.items() if before.get(name) != why}
+    if not news:
+        return
     with ledger.write() as tx:
         now = ledger.now()
-        known = scans.remembered(tx, spec.id, [path for found, _ in ready for path in found.files.values()])
-        for found, why in ready:
-            paths = list(found.files.values())
-            if _nothing_new(found, known) or any(known[path].sighting != judged[path].sighting for path in paths):
-                continue
-            late = known[found.path].scan_id is not None
-            scan_id = scans.register(tx, spec.id, spec.scans.watch, found, known, now)
-            what = "companion" if late else "noticed"
-            history.record(tx, now, who, what, beamline=spec.id, scan_id=scan_id, why=why or None)
-            if late:  # the copies lack a file now
-                for copy in spec.copies:
-                    steps.do_again(tx, scan_id, f"raw_at_{copy.place}", "a companion came late", now)
-            out.append(scan_id)
-        flow.advance(tx, spec, out, now)
-    return out
-
-
-def _question(tx: Connection, spec: Spec, changed: Collection[Known], now: datetime) -> None:
-    """Files of scans that have changed since: the copies keep what they have, and a person is asked, once for however
-    many changes follow. The question is withdrawn when the old content is back."""
-    ids = sorted({one.scan_id for one in changed if one.scan_id is not None})
-    for scan_id, files in scans.files_of(tx, ids).items():
-        seen = scans.remembered(tx, spec.id, [file.path for file in files])
-        asked = False
-        for file in files:
-            question = f"{file.path} was changed at the beamline after it had become a scan"
-            is_now = seen[file.path].sighting
-            if (is_now.bytes, is_now.mtime) == (file.bytes, file.mtime):
-                scans.settle_question(tx, scan_id, question, now)
-                continue
-            question += (
-                f" of {file.bytes} bytes. The copies keep the first content. What to do: write new data under a new "
-                "name, or put the old content back with its time."
-            )
-            if not asked and scans.ask_person(tx, scan_id, question, now):
-                details = {"path": file.path, "bytes": is_now.bytes, "before": file.bytes}
-                who = names.new_scans_sensor(spec.id)
-                history.record(
-                    tx, now, who, "question", beamline=spec.id, scan_id=scan_id, why=question, details=details
-                )
-            asked = True
+        for name in refusals.refuse(tx, spec.id, news, now):
+            out.refused.append(f"{name}: {news[name]}")
+            who = names.new_scans_sensor(spec.id)
+            history.record(tx, now, who, "refused", beamline=spec.id, why=f"{name}: {news[name]}")
 
 
 def announce(ledger: Ledger, spec: Spec, has_partition: Callable[[str], bool]) -> list[Scan]:
@@ -254,12 +244,17 @@ def new_scans(spec: Spec, facilities: Facilities, globus: str = "globus") -> dg.
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         ledger: Ledger = context.resources.ledger.open()
         service = getattr(context.resources, globus)
-        place = Storage(service, f"{spec.id}/{spec.scans.watch}", facilities.place(spec.id, spec.scans.watch))
+        watched, prunable = spec.scans.watch, spec.prune(spec.scans.watch) is not None
+        place = Storage(service, f"{spec.id}/{watched}", facilities.place(spec.id, watched), prunable)
         noticed = look(ledger, spec, place, facilities.pace, service.service)
         partitions = names.partitions(spec.id)
         fresh = announce(ledger, spec, lambda key: context.instance.has_dynamic_partition(partitions, key))
         for words in noticed.refused:
             context.log.warning(f"refused: {words}")
+        if noticed.schedule:
+            context.log.error(noticed.schedule)
+        if not fresh and noticed.schedule and not noticed.broken:
+            raise RuntimeError(noticed.schedule)
         if not fresh and noticed.broken:
             raise RuntimeError(f"{noticed.trouble}. Nothing new is noticed until this is mended; see `als check`.")
         if not fresh:

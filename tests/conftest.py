@@ -13,11 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sandbox import slurm, workers
 from sandbox.box import Box
+from sandbox.transfer_collections import ALS_DTN, DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
+# what an installation would put into its environment for the facility file of production
+NERSC_DTN = "9e25c000-0000-4000-8000-0000000000d0"
+PRODUCTION = {
+    "ALS_BL7011_DTN_COLLECTION": ALS_DTN, "ALS_BL7011_DTN_BASE": "/bl7011", "ALS_NERSC_COLLECTION": NERSC_DTN,
+    "ALS_NERSC_USER": "als", "ALS_NERSC_ACCOUNT": "als", "ALS_NERSC_JOB_PROGRAM": "als-job",
+    "ALS_HPSS_HOME": "/home/a/als", "ALS_SCICAT_URL": "https://scicat.example.org/api/v3",
+    "ALS_SCICAT_PAGES": "https://scicat.example.org",
+}  # fmt: skip
 
 
 class Sandbox:
@@ -85,6 +95,7 @@ class Sandbox:
             return json.loads(answer.read())
 
     def reset(self) -> None:
+        (self.dir / "collections.json").unlink(missing_ok=True)
         if not self.running:
             self.start()
         self.call("POST", "/sandbox/reset")
@@ -106,6 +117,34 @@ class Sandbox:
     def credentials(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads((self.dir / "credentials.json").read_text())
         return document
+
+
+def loopback_production(server: Sandbox, folder: Path) -> tuple[Path, dict[str, str]]:
+    """production.yaml with nothing but its addresses replaced by those of a sandbox, and NERSC's disks by folders of
+    it; and the variables that belong to it. Globus's addresses are not in the file: the SDK has them, and a variable
+    for each. `/global/cfs` at NERSC is the folder nersc/global/cfs of the sandbox, for Globus as for the jobs."""
+    document = yaml.safe_load((ROOT / "resources/facilities/production.yaml").read_text())
+    nersc = document["services"]["nersc"]
+    nersc["api_url"], nersc["token_url"] = f"{server.url}/sfapi/api/v1.2", f"{server.url}/sfapi/token"
+    disks = f"{server.dir}/nersc"
+    nersc["roots"] = [disks + root for root in nersc["roots"]]
+    for places, work in zip(document["places"].values(), document["work"]["nersc"].values(), strict=True):
+        for use in ("attempts", "results"):
+            work[use] = disks + work[use]
+        for place in places.values():
+            for service, path in place.get("paths", {}).items():
+                if path.startswith("/global/"):
+                    place["paths"][service] = disks + path
+    path = folder / "production.yaml"
+    path.write_text(yaml.safe_dump(document))
+    collections = {**DEFAULTS, NERSC_DTN: {"name": "NERSC DTN", "root": "nersc"}}
+    (server.dir / "collections.json").write_text(json.dumps(collections))
+    addresses = {
+        "ALS_FACILITIES": str(path), "ALS_SCICAT_URL": f"{server.url}/scicat/api/v3",
+        "GLOBUS_SDK_SERVICE_URL_TRANSFER": f"{server.url}/transfer/",
+        "GLOBUS_SDK_SERVICE_URL_AUTH": f"{server.url}/auth/",
+    }  # fmt: skip
+    return path, {**PRODUCTION, **addresses}
 
 
 @pytest.fixture(scope="session")

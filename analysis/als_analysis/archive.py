@@ -31,6 +31,7 @@ from als_analysis.hpss import manifest as manifests
 from als_analysis.hpss import verify
 from als_analysis.hpss.commands import ANSWER_S, stop_on_signals
 from als_analysis.hpss.errors import NotWhole
+from als_analysis.hpss.members import Member
 from als_analysis.hpss.request import Request, parse
 from als_analysis.hpss.restore import restore
 from als_analysis.hpss.store import store
@@ -57,6 +58,7 @@ def run_verify(request: Request, tape: Tape, tar: Tar, level: verify.Level) -> d
         "whole": not problems,
         "method": None if manifest is None else verify.method(manifest, level),
         "members": None if manifest is None else len(manifest.members),
+        "files": None if manifest is None else [_file(member) for member in manifest.members],
         "problems": [{"name": problem.name, "reason": problem.reason} for problem in problems],
         "at": manifests.now(),
     }
@@ -65,6 +67,10 @@ def run_verify(request: Request, tape: Tape, tar: Tar, level: verify.Level) -> d
         member = f"{problems[0].name}: " if problems[0].name else ""
         raise NotWhole(f"{request.archive}: {member}{problems[0].reason} ({len(problems)} problems)")
     return {name: document[name] for name in ("archive", "level", "whole", "members")}
+
+
+def _file(member: Member) -> dict[str, Any]:
+    return {"name": member.name, "bytes": member.bytes, "sha256": member.sha256}
 
 
 def run_restore(request: Request, tape: Tape) -> dict[str, Any]:

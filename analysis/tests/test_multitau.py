@@ -10,6 +10,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+from als_analysis.failure import RawFileError
 from als_analysis.readers import load_layout, open_frames
 from als_analysis.workers import Workers
 from als_analysis.xpcs.corr import correlate, pixels_of
@@ -259,6 +260,88 @@ def test_partial_g2_counts_each_pair_in_the_part_of_its_later_sample(tmp_path: P
         owner = np.array([pixels.dynamic[pixels.static == s][0] for s in range(pixels.static.max() + 1)])
         want = [np.mean(np.array(ratio)[owner == d]) for d in range(pixels.dynamic.max() + 1)]
         np.testing.assert_allclose(result.multitau.partial[1][row], want, rtol=1e-6)
+
+
+def test_a_part_in_the_middle_counts_only_its_own_pairs(tmp_path: Path) -> None:
+    movie = speckle(np.random.default_rng(8), 64, 20 * 32).reshape(64, 20, 32).astype(np.uint16)
+    qmap = small_qmap((20, 32))
+    with open_frames(write(tmp_path / "p.h5", movie), LAYOUT) as source:
+        result = correlate(source, qmap, Options(partials=4, frame_norm=False))
+    pixels = pixels_of(qmap)
+    x = movie.reshape(64, -1)[:, pixels.used].astype(float)
+    assert result.multitau is not None and result.multitau.partial is not None
+    for part in (1, 2, 3):
+        later = x[16 * part : 16 * (part + 1)]
+        for row, step in ((0, 1), (4, 5)):
+            earlier = x[16 * part - step : 16 * (part + 1) - step]
+            ratio = [
+                (earlier * later).mean(0)[pixels.static == s].mean()
+                / (earlier.mean(0)[pixels.static == s].mean() * later.mean(0)[pixels.static == s].mean())
+                for s in range(pixels.static.max() + 1)
+            ]
+            owner = np.array([pixels.dynamic[pixels.static == s][0] for s in range(pixels.static.max() + 1)])
+            want = [np.mean(np.array(ratio)[owner == d]) for d in range(pixels.dynamic.max() + 1)]
+            np.testing.assert_allclose(result.multitau.partial[part][row], want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
+def test_frames_decoded_here_and_by_the_plugin_give_the_same_numbers_and_sums(tmp_path: Path, dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    movie = rng.integers(0, np.iinfo(dtype).max, (21, 48, 96), endpoint=True).astype(dtype)
+    movie[::2] %= 7  # most bit rows empty
+    movie[5] = 0
+    path = write(tmp_path / "d.h5", movie, **FILTERS["bitshuffle-lz4"])
+    used = np.flatnonzero(rng.random(48 * 96) < 0.7)
+    pixels = arrange(48 * 96, used, used * 0, used * 0)
+    with open_frames(path, LAYOUT) as source, Workers(2) as workers:
+        out = np.empty((21, 48 * 96), dtype=dtype)
+        sums = source.decode(source.fetch(range(21)), out, workers, pixels.used_bits)
+        assert np.array_equal(out, movie.reshape(21, -1))
+        assert sums is not None, "the fast way was taken"
+        whole = movie.reshape(21, -1).astype(np.int64)
+        assert np.array_equal(sums.frames, whole[:, used].sum(axis=1))
+        assert np.array_equal(sums.pixels, whole.sum(axis=0))
+        out[:] = 1
+        assert source.decode(source.fetch(range(3, 21, 2)), out[:9], workers) is None
+        assert np.array_equal(out[:9], movie[3:21:2].reshape(9, -1))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(21, 31), (100, 101), (48, 96)])
+def test_frames_of_any_size_and_type_are_taken_for_sound(tmp_path: Path, dtype: str, shape: tuple[int, int]) -> None:
+    movie = np.random.default_rng(1).integers(0, 100, (5, *shape)).astype(dtype)
+    path = write(tmp_path / "o.h5", movie, **FILTERS["bitshuffle-lz4"])
+    with open_frames(path, LAYOUT) as source, Workers(2) as workers:
+        out = np.empty((5, shape[0] * shape[1]), dtype=dtype)
+        source.decode(source.fetch(range(5)), out, workers)
+        assert np.array_equal(out, movie.reshape(5, -1))
+
+
+@pytest.mark.parametrize(
+    ("at", "damage"),
+    [
+        (8, (0x7FFFFF00).to_bytes(4, "big")),  # blocks of 2 GB
+        (8, (64).to_bytes(4, "big")),  # of half a row
+        (0, (1 << 40).to_bytes(8, "big")),  # a frame of a terabyte
+        (12, (0x7FFFFFFF).to_bytes(4, "big")),  # a block longer than its chunk
+        (16, b"\xff" * 200),  # not LZ4
+    ],
+)
+@pytest.mark.parametrize("frame", [0, 7])
+def test_a_damaged_chunk_is_named_whatever_its_header_says(tmp_path: Path, at: int, damage: bytes, frame: int) -> None:
+    movie = speckle(np.random.default_rng(9), 12, 96 * 96).reshape(12, 96, 96).astype(np.uint16)
+    path = write(tmp_path / "d.h5", movie, **FILTERS["bitshuffle-lz4"])
+    with h5py.File(path) as file:
+        where = file["/d"].id.get_chunk_info(frame).byte_offset
+    content = bytearray(path.read_bytes())
+    content[where + at : where + at + len(damage)] = damage
+    path.write_bytes(content)
+    bits = np.full(96 * 96 // 64, 2**64 - 1, dtype=np.uint64)
+    with open_frames(path, LAYOUT) as source, Workers(2) as workers:
+        fetched = source.fetch(range(12))
+        assert source.events(fetched, workers, bits) is None
+        with pytest.raises(RawFileError, match=f"frame {frame}: corrupted"):
+            source.decode(fetched, np.empty((12, 96 * 96), dtype=np.uint16), workers, bits)
 
 
 def test_begin_end_stride_and_average_choose_the_processed_frames(tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ def test_sparse_imm_keeps_counts_after_all_indices_in_any_order(tmp_path: Path) 
     )
     with open_frames(path, load_layout("imm")) as source, Workers(1) as workers:
         assert source.read(0, 1)[0].tolist() == [[0, 9, 0], [0, 0, 7]]
-        events = source.events(source.fetch(range(1)), workers)
+        events = source.events(
+            source.fetch(range(1)), workers, np.zeros(source.shape[1] * source.shape[2] // 64 + 1, dtype=np.uint64)
+        )
         assert events is not None and events.pixel.tolist() == [1, 5] and events.count.tolist() == [9, 7]
 
 

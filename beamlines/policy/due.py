@@ -16,10 +16,14 @@ class Facts:
     path: str
     done: Collection[str]  # assets that are there
     missing: Collection[str]  # required companions that are not
+    restricted: str | None = None  # why nothing of it may leave the beamline
+    lost: bool = False  # what the detector wrote was replaced before any copy of it was proven
 
 
 def wanted(spec: Spec, asset: Asset, facts: Facts) -> str | None:
     """Why the step does not apply to this scan by itself ('on request', a pattern), or None when it is wanted."""
+    if facts.lost and asset.copy_to is not None and asset.copy_to.source == spec.scans.watch:
+        return "what is to be copied is no longer at the beamline"
     if asset.analysis is None or asset.analysis.when == "always":
         return None
     if asset.analysis.when == "on_request":
@@ -31,6 +35,8 @@ def wanted(spec: Spec, asset: Asset, facts: Facts) -> str | None:
 
 def blocked_by(spec: Spec, asset: Asset, facts: Facts) -> str | None:
     """What the step still waits for, or None when it is due."""
+    if facts.restricted and asset.kind is not Kind.NOTICED:
+        return facts.restricted
     waiting = [need for need in asset.needs if need not in facts.done]
     if waiting:
         return f"waits for {', '.join(waiting)}"

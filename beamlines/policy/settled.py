@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -30,12 +30,18 @@ def settled(
     now: datetime,
     settle: timedelta,
     companion_wait: timedelta,
+    complete: Collection[str] = (),
 ) -> Verdict:
     """Settled: every file is there with some content, none has changed for `settle`, and the required companions are
     there or have been waited for. Raw data then goes ahead without them; an analysis that needs them waits.
 
     The wait for companions begins when the last file that is there was finished: a detector may write for hours, and
     what is exported from its file comes after.
+
+    Args:
+        now: when the present listing was begun, by our clock.
+        complete: files of which their writer says that they are finished. They need not have been quiet for long, but
+            two listings must show the same: the writer may be mistaken, or its disk slow to show what it wrote.
     """
     seen = list(files)
     if not seen:
@@ -44,6 +50,8 @@ def settled(
         if file.bytes == 0:
             return Verdict(False, f"{file.path} is empty so far")
         quiet = max(now - file.unchanged_since, timedelta(0))
+        if file.path in complete and file.unchanged_since < now:
+            continue
         if quiet < settle:
             return Verdict(False, f"{file.path} changed {quiet.total_seconds():.0f} s ago")
     lacking = list(missing)

@@ -1,11 +1,13 @@
-"""The facility file in use: services, places, pace. ALS_FACILITIES names it: sandbox (default), production, or a path.
+"""The facility file in use: services, places, pace. ALS_FACILITIES names it: one of those in this folder, or a path.
 
 A facility file is YAML in which `${NAME}` is replaced by an environment variable and `${NAME:-default}` by the variable
-or the default. It holds addresses and *names* of variables with secrets, never a secret.
+or the default. It holds addresses and *names* of variables with secrets, never a secret. The file default.txt names the
+one that is used when nobody says otherwise, so that no code has to.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -18,6 +20,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from resources.alerts import Alerts
+from resources.ledger.location import state_dir
 from resources.once import Patience
 
 HERE = Path(__file__).parent
@@ -57,7 +61,7 @@ class Work(Part):
 
 
 class Pace(Part):
-    """How fast things go, in seconds: the only thing besides addresses in which sandbox and production differ."""
+    """How fast things go, in seconds: the only thing besides addresses in which facility files differ."""
 
     tick_s: float = Field(default=30, gt=0, description="interval of the sensors; Dagster ticks every 5 s at best")
     settle_s: float = 60
@@ -74,6 +78,9 @@ class Pace(Part):
     pause_most_s: float = 1800
     stall_s: float = Field(default=600, description="after which a transfer that only tries again is ended")
     retry_speed: float = Field(default=1, gt=0, description="retry waits are divided by it")
+    day_s: float = Field(default=86400, gt=0, description="what a day of retention lasts")
+    trash_s: float = Field(default=7 * 86400, ge=0, description="how long a removed file stays in the trash")
+    look_s: float = Field(default=2 * 86400, gt=0, description="how long a look at tape, made by a job, counts")
 
     @property
     def patience(self) -> Patience:
@@ -85,10 +92,15 @@ class Pace(Part):
 
 class FacilityFile(Part):
     name: str
+    if_missing: str = Field(default="", description="what to do when a variable that the file names is not set")
+    variables_in: str | None = Field(
+        default=None, description="a JSON file below the state folder with the variables of the file; see `adopt`"
+    )
     services: dict[str, dict[str, Any]]
     places: dict[str, dict[str, Place]] = Field(description="beamline -> place -> how to get at it")
     work: dict[str, dict[str, Work]] = Field(default_factory=dict, description="service -> beamline -> folders")
     pace: Pace = Field(default_factory=Pace)
+    alerts: Alerts = Field(default_factory=Alerts)
 
 
 @dataclass(frozen=True)
@@ -159,39 +171,70 @@ class Facilities:
 def load(name: str | None = None, environment: Mapping[str, str] | None = None) -> Facilities:
     """The facility file `name`, or that of ALS_FACILITIES. Raises FacilityFileError in words that say what to set."""
     variables = os.environ if environment is None else environment
-    wanted = name or variables.get("ALS_FACILITIES") or "sandbox"
-    path = Path(wanted) if "/" in wanted or wanted.endswith((".yaml", ".yml")) else HERE / f"{wanted}.yaml"
+    path = _path(name, variables)
+    document = _document(path)
+    hint = document.get("if_missing") if isinstance(document, dict) else None
+    filled = _filled(document, variables, path, f" {hint}" if hint else "")
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        shipped = sorted(p.stem for p in HERE.glob("*.yaml"))
-        why = getattr(error, "strerror", None) or "not UTF-8"
-        raise FacilityFileError(f"facilities {wanted!r}: {why}: {path}. Shipped are {shipped}.") from None
-    try:
-        return Facilities(FacilityFile.model_validate(_filled(yaml.safe_load(text), variables, path)))
+        return Facilities(FacilityFile.model_validate(filled))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
         raise FacilityFileError(f"{path}: {where}: {first['msg']}") from None
+
+
+def adopt() -> None:
+    """Take over the variables that the facility file in use keeps in the state folder (`variables_in`).
+
+    Nothing happens when one of the variables that the file names is set already: then somebody means other facilities.
+    """
+    try:
+        path = _path(None, os.environ)
+        document = _document(path)
+    except FacilityFileError:
+        return  # whoever needs the facilities is told
+    kept = document.get("variables_in") if isinstance(document, dict) else None
+    if not kept or any(found in os.environ for found, _ in VARIABLE.findall(path.read_text())):
+        return
+    try:
+        variables = json.loads((state_dir() / str(kept)).read_text())
+    except (OSError, ValueError):
+        return
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def _path(name: str | None, variables: Mapping[str, str]) -> Path:
+    wanted = name or variables.get("ALS_FACILITIES") or (HERE / "default.txt").read_text().strip()
+    path = Path(wanted) if "/" in wanted or wanted.endswith((".yaml", ".yml")) else HERE / f"{wanted}.yaml"
+    if not path.is_file():
+        shipped = sorted(p.stem for p in HERE.glob("*.yaml"))
+        why = "Is a directory" if path.exists() else "No such file or directory"
+        raise FacilityFileError(f"facilities {wanted!r}: {why}: {path}. Shipped are {shipped}.")
+    return path
+
+
+def _document(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise FacilityFileError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
     except yaml.YAMLError as error:
         raise FacilityFileError(f"{path}: {error}") from None
 
 
-def _filled(value: Any, variables: Mapping[str, str], path: Path) -> Any:
+def _filled(value: Any, variables: Mapping[str, str], path: Path, hint: str) -> Any:
     if isinstance(value, dict):
-        return {key: _filled(part, variables, path) for key, part in value.items()}
+        return {key: _filled(part, variables, path, hint) for key, part in value.items()}
     if isinstance(value, list):
-        return [_filled(part, variables, path) for part in value]
+        return [_filled(part, variables, path, hint) for part in value]
     if not isinstance(value, str):
         return value
 
     def fill(match: re.Match[str]) -> str:
         found = variables.get(match[1]) or match[2]
         if found is None:
-            raise FacilityFileError(
-                f"{path} needs the environment variable {match[1]}, which is not set."
-                + (" Start the sandbox with `als sandbox up`, or run `als demo`." if "SANDBOX" in match[1] else "")
-            )
+            raise FacilityFileError(f"{path} needs the environment variable {match[1]}, which is not set.{hint}")
         return found
 
     return VARIABLE.sub(fill, value)

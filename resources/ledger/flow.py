@@ -24,17 +24,20 @@ def advance(tx: Connection, spec: Spec, scan_ids: Collection[int], now: datetime
     have: dict[int, dict[str, Step]] = {scan_id: {} for scan_id in found}
     for step in steps.of_scans(tx, list(found)):
         have[step.scan_id][step.asset] = step
+    lost = scans.in_state(tx, list(found), spec.scans.watch, "lost")
     created: list[First] = []
     for scan_id, scan in found.items():
-        created += _advance(tx, spec, scan, have[scan_id], now)
+        created += _advance(tx, spec, scan, have[scan_id], scan_id in lost, now)
     steps.create(tx, created, now)
 
 
-def _advance(tx: Connection, spec: Spec, scan: Scan, have: Mapping[str, Step], now: datetime) -> list[First]:
+def _advance(
+    tx: Connection, spec: Spec, scan: Scan, have: Mapping[str, Step], lost: bool, now: datetime
+) -> list[First]:
     """Move the steps of one scan; returns those that are to be created."""
     created: list[First] = []
     done = {name for name, step in have.items() if step.state == steps.DONE} | {spec.noticed}
-    facts = policy.Facts(scan.path, done, scan.missing)
+    facts = policy.Facts(scan.path, done, scan.missing, scan.restricted, lost)
     for asset in spec.assets():
         step = have.get(asset.name)
         if asset.kind is Kind.NOTICED:
@@ -47,6 +50,10 @@ def _advance(tx: Connection, spec: Spec, scan: Scan, have: Mapping[str, Step], n
         if step is None:
             state = steps.NOT_APPLICABLE if unwanted else steps.BLOCKED if waits else steps.DUE
             created.append(First(scan.id, scan.beamline, asset.name, state, unwanted or waits))
+        elif scan.restricted and step.state in (steps.DUE, steps.WORKING):
+            steps.hold_back(tx, scan.id, asset.name, scan.restricted, now)
+        elif lost and unwanted and step.state in (steps.DUE, steps.FAILED):
+            steps.drop(tx, scan.id, asset.name, unwanted, now, leaving=(steps.DUE, steps.FAILED))
         elif step.state not in (steps.BLOCKED, steps.NOT_APPLICABLE):
             continue
         elif unwanted:
@@ -67,9 +74,9 @@ def came_true(tx: Connection, spec: Spec, scan_id: int, asset: str, now: datetim
 
 def ask(tx: Connection, spec: Spec, scan_ids: Collection[int], asset: str, run_id: str, now: datetime) -> int:
     """A person wants `asset` of these scans (again); returns for how many that is news. What did not apply until now
-    waits, as every step, for what it needs."""
-    asked = steps.ask(tx, list(scan_ids), asset, run_id, now)
-    found = scans.many(tx, scan_ids)
+    waits, as every step, for what it needs. Of a scan that may not leave the beamline nothing changes."""
+    found = {scan_id: scan for scan_id, scan in scans.many(tx, scan_ids).items() if not scan.restricted}
+    asked = steps.ask(tx, list(found), asset, run_id, now)
     have: dict[int, dict[str, Step]] = {scan_id: {} for scan_id in found}
     for step in steps.of_scans(tx, list(found)):
         have[step.scan_id][step.asset] = step

@@ -70,9 +70,11 @@ class Pause:
     since: datetime
     failures: int
     reason: str
+    person: bool = False  # a credential is no good: it does not pass by waiting
 
 
-COLUMNS = (pauses.c.service, pauses.c.until, pauses.c.since, pauses.c.failures, pauses.c.reason)
+COLUMNS = (pauses.c.service, pauses.c.until, pauses.c.since, pauses.c.failures, pauses.c.reason,
+           sa.func.coalesce(pauses.c.person, sa.false()))  # fmt: skip
 
 
 def paused(tx: Connection, service: str, now: datetime) -> Pause | None:
@@ -97,6 +99,7 @@ def pause(
     first_s: float,
     most_s: float,
     at_least: timedelta | None = None,
+    person: bool = False,
 ) -> Pause:
     """A service did not answer: rest, twice as long each time. Failures while it rests already do not add up.
 
@@ -105,18 +108,19 @@ def pause(
     """
     row = tx.execute(sa.select(pauses).where(pauses.c.service == service)).mappings().first()
     if row and not row["over"] and row["until"] > now:
-        return Pause(service, row["until"], row["since"], row["failures"], row["reason"])
+        return Pause(service, row["until"], row["since"], row["failures"], row["reason"], bool(row["person"]))
     failures, since = 1, now
     if row and not (row["over"] and now - row["until"] > timedelta(seconds=most_s)):
         failures = row["failures"] + 1
         since = now if row["over"] else row["since"]
     until = now + max(next_pause(failures, first_s, most_s), at_least or timedelta(0))
     values = {"until": until, "since": since, "failures": failures, "reason": reason, "code": code, "over": False}
+    values["person"] = person
     if row:
         tx.execute(sa.update(pauses).where(pauses.c.service == service).values(**values))
     else:
         tx.execute(sa.insert(pauses).values(service=service, **values))
-    return Pause(service, until, since, failures, reason)
+    return Pause(service, until, since, failures, reason, person)
 
 
 def resume(tx: Connection, service: str) -> bool:

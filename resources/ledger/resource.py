@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
-from pathlib import Path
 
 import dagster as dg
 
 from resources.ledger.database import Ledger
+from resources.ledger.location import URL_VARIABLE, ledger_url
 
 
 class LedgerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -16,7 +15,7 @@ class LedgerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     the ledger is ledger.db in the folder that ALS_STATE names."""
 
     facilities: str
-    url_env: str = "ALS_LEDGER_URL"
+    url_env: str = URL_VARIABLE
 
     def open(self) -> Ledger:
         """The ledger, one per process."""
@@ -26,12 +25,3 @@ class LedgerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 @lru_cache(maxsize=4)
 def _opened(url: str, facilities: str) -> Ledger:
     return Ledger(url, facilities)
-
-
-def ledger_url(variable: str = "ALS_LEDGER_URL") -> str:
-    return os.environ.get(variable) or f"sqlite:///{state_dir() / 'ledger.db'}"
-
-
-def state_dir() -> Path:
-    """The folder of everything that this installation remembers: ALS_STATE, or .als in the present folder."""
-    return Path(os.environ.get("ALS_STATE") or ".als").resolve()

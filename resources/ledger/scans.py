@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from beamlines.policy.grouping import PRIMARY, Group
-from beamlines.policy.names import hash_of, key_of
+from beamlines.policy.names import folder_of_version, hash_of, key_of
+from beamlines.policy.proposal import Belongs
 from beamlines.policy.settled import Sighting
-from resources.ledger.schema import copies, evidence, files, refusals, scans, sightings
+from resources.ledger.schema import copies, evidence, files, scans, sightings, watches
 from resources.ledger.steps import chunks
 
 
@@ -44,11 +45,22 @@ class Scan:
     hash: str
     path: str
     proposal: str | None
+    proposal_from: str | None
+    investigator: str | None
+    groups: list[str] | None
+    restricted: str | None
+    unrestricted: str | None
     missing: list[str]
     question: str | None
     noticed_at: datetime
     announced_at: datetime | None
+    retired_at: datetime | None
     changed_at: datetime
+
+    @property
+    def folder(self) -> str:
+        """Where its copies are, relative to any place but the watched one: "" unless it is a later version."""
+        return folder_of_version(self.key)
 
 
 @dataclass(frozen=True)
@@ -100,50 +112,58 @@ def see(tx: Connection, beamline: str, listed: Iterable[Listed], now: datetime) 
     return out
 
 
-def refused(tx: Connection, beamline: str) -> dict[str, str]:
-    """The names of files that cannot become scans (as ASCII literals) -> why."""
-    query = sa.select(refusals.c.name, refusals.c.why).where(refusals.c.beamline == beamline)
-    return {name: why for name, why in tx.execute(query.order_by(refusals.c.name))}
+def watched_since(tx: Connection, beamline: str) -> datetime | None:
+    """When the first whole listing of the watched place had ended; None before that."""
+    found: datetime | None = tx.execute(sa.select(watches.c.began_at).where(watches.c.beamline == beamline)).scalar()
+    return found
 
 
-def refuse(tx: Connection, beamline: str, names: Mapping[str, str], now: datetime) -> list[str]:
-    """Write down which files cannot become scans, and why; returns the names for which that is news."""
-    known: dict[str, str] = {}
-    for block in chunks(names):
-        where = (refusals.c.beamline == beamline) & refusals.c.name.in_(block)
-        known |= {name: why for name, why in tx.execute(sa.select(refusals.c.name, refusals.c.why).where(where))}
-    news = [name for name, why in names.items() if known.get(name) != why]
-    for name in news:
-        if name in known:
-            one = (refusals.c.beamline == beamline) & (refusals.c.name == name)
-            tx.execute(sa.update(refusals).where(one).values(why=names[name]))
-        else:
-            values = {"beamline": beamline, "name": name, "why": names[name], "first_seen": now}
-            tx.execute(sa.insert(refusals).values(**values))
-    return news
+def begin_watch(tx: Connection, beamline: str, now: datetime) -> None:
+    if watched_since(tx, beamline) is None:
+        tx.execute(sa.insert(watches).values(beamline=beamline, began_at=now))
 
 
-def register(tx: Connection, beamline: str, place: str, group: Group, seen: Mapping[str, Known], now: datetime) -> int:
+NOBODY = Belongs()
+
+
+def register(
+    tx: Connection,
+    beamline: str,
+    place: str,
+    group: Group,
+    seen: Mapping[str, Known],
+    now: datetime,
+    to: Belongs = NOBODY,
+    restricted: str | None = None,
+) -> int:
     """Make a scan of settled files, with its copy where the detector wrote it. Returns its id; a scan that is there
-    already gets the files that it lacks (a late companion)."""
+    already gets the files that it lacks (a late companion). Files that were written anew, and have been let go from
+    their scan for that, become the next version of it."""
     key = key_of(group.path)
-    row = tx.execute(sa.select(scans.c.id).where(scans.c.beamline == beamline, scans.c.key == key)).first()
-    if row:
-        scan_id = int(row[0])
+    present = seen[group.path].scan_id or _same_as_recorded(tx, beamline, place, group, seen)
+    if present is not None:
+        scan_id = present
         tx.execute(sa.update(scans).where(scans.c.id == scan_id).values(missing=group.missing, changed_at=now))
     else:
+        key = next_key(tx, beamline, group.path)
         result = tx.execute(
             sa.insert(scans).values(
                 beamline=beamline,
                 key=key,
                 hash=hash_of(beamline, key),
                 path=group.path,
+                proposal=to.proposal,
+                proposal_from=to.source,
+                investigator=to.investigator,
+                groups=list(to.groups) or None,
+                restricted=restricted,
                 missing=group.missing,
                 noticed_at=now,
                 changed_at=now,
             )
         )
         scan_id = int((result.inserted_primary_key or [0])[0])
+    row = present is not None
     copy_id = keep_copy(tx, scan_id, place, "present", root="")
     there = set(tx.execute(sa.select(files.c.path).where(files.c.scan_id == scan_id)).scalars()) if row else set()
     rows = [
@@ -160,6 +180,82 @@ def register(tx: Connection, beamline: str, place: str, group: Group, seen: Mapp
     mine = (sightings.c.beamline == beamline) & sightings.c.path.in_(list(group.files.values()))
     tx.execute(sa.update(sightings).where(mine).values(scan_id=scan_id))
     return scan_id
+
+
+def _same_as_recorded(tx: Connection, beamline: str, place: str, group: Group, seen: Mapping[str, Known]) -> int | None:
+    """The scan whose files these are, by sizes and times, although their sightings do not say so (the old content has
+    been put back)."""
+    latest = latest_version(tx, beamline, group.path)
+    if latest is None:
+        return None
+    for file in files_of(tx, [latest.id])[latest.id]:
+        known = seen.get(file.path)
+        if known is None or (known.sighting.bytes, known.sighting.mtime) != (file.bytes, file.mtime):
+            return None
+    gone = (copies.c.scan_id == latest.id) & (copies.c.place == place) & (copies.c.state == "lost")
+    tx.execute(sa.update(copies).where(gone).values(state="present", pruned_at=None))
+    return latest.id
+
+
+def next_key(tx: Connection, beamline: str, path: str) -> str:
+    """The key of the first version of a path that is no scan yet."""
+    version = 1
+    while find(tx, beamline, key_of(path, version)) is not None:
+        version += 1
+    return key_of(path, version)
+
+
+def latest_version(tx: Connection, beamline: str, path: str) -> Scan | None:
+    """The scan that was made last of the files of this name, or None."""
+    version, found = 1, find(tx, beamline, key_of(path))
+    while found is not None:
+        version += 1
+        later = find(tx, beamline, key_of(path, version))
+        if later is None:
+            return found
+        found = later
+    return None
+
+
+def let_go(tx: Connection, beamline: str, scan_id: int) -> int:
+    """The files that are listed are no longer those of this scan: once settled, they make its next version."""
+    mine = (sightings.c.beamline == beamline) & (sightings.c.scan_id == scan_id)
+    return tx.execute(sa.update(sightings).where(mine).values(scan_id=None)).rowcount
+
+
+def copy_is(tx: Connection, scan_id: int, place: str, state: str, now: datetime) -> bool:
+    """What has become of the copy in a place: "lost", or "pruned", with the time."""
+    one = (copies.c.scan_id == scan_id) & (copies.c.place == place) & (copies.c.state != state)
+    return bool(tx.execute(sa.update(copies).where(one).values(state=state, pruned_at=now)).rowcount)
+
+
+def in_state(tx: Connection, scan_ids: Collection[int], place: str, state: str) -> set[int]:
+    """Those of the scans whose copy in a place is in this state."""
+    out: set[int] = set()
+    for block in chunks(scan_ids):
+        where = copies.c.scan_id.in_(block) & (copies.c.place == place) & (copies.c.state == state)
+        out |= set(tx.execute(sa.select(copies.c.scan_id).where(where)).scalars())
+    return out
+
+
+def places_of(tx: Connection, scan_id: int) -> list[str]:
+    """The places in which there is a copy of the scan, whole or not, proven or not."""
+    gone = copies.c.state.in_(["pruned", "lost"])
+    query = sa.select(copies.c.place).where(copies.c.scan_id == scan_id, ~gone)
+    return list(tx.execute(query.order_by(copies.c.id)).scalars())
+
+
+def pruned_at(tx: Connection, scan_id: int, place: str) -> datetime | None:
+    """When the copy in a place was deleted; None while it is there, or when there never was one."""
+    gone = (copies.c.scan_id == scan_id) & (copies.c.place == place) & (copies.c.state == "pruned")
+    found: datetime | None = tx.execute(sa.select(copies.c.pruned_at).where(gone)).scalar()
+    return found
+
+
+def verified_in(tx: Connection, scan_id: int) -> list[str]:
+    """The places that have a verified copy of the scan."""
+    query = sa.select(copies.c.place).where(copies.c.scan_id == scan_id, copies.c.state == "verified")
+    return list(tx.execute(query.order_by(copies.c.id)).scalars())
 
 
 def keep_copy(tx: Connection, scan_id: int, place: str, state: str, root: str) -> int:
@@ -240,8 +336,10 @@ def many(tx: Connection, scan_ids: Collection[int]) -> dict[int, Scan]:
     return out
 
 
-def latest(tx: Connection, beamline: str, limit: int) -> list[Scan]:
+def latest(tx: Connection, beamline: str, limit: int, unassigned: bool = False) -> list[Scan]:
     query = sa.select(scans).where(scans.c.beamline == beamline).order_by(scans.c.id.desc()).limit(limit)
+    if unassigned:
+        query = query.where(scans.c.proposal.is_(None))
     return [_scan(row) for row in tx.execute(query).mappings()]
 
 

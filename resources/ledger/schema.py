@@ -56,6 +56,7 @@ stamp = sa.Table(
     metadata,
     sa.Column("facilities", Text, primary_key=True, comment="the facilities that this ledger belongs to"),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("restored_at", UtcDateTime, comment="from a backup: what was asked for after that is not in here"),
 )
 
 scans = sa.Table(
@@ -67,14 +68,29 @@ scans = sa.Table(
     sa.Column("hash", Text, nullable=False, comment="names the scan in job names and pids"),
     sa.Column("path", Text, nullable=False, comment="of the scan's first file, relative to the watched root"),
     sa.Column("proposal", Text),
+    sa.Column("proposal_from", Text, comment="who or what gave the proposal: pattern, schedule, notified, a person"),
+    sa.Column("investigator", Text, comment="of the proposal; null when it is not known"),
+    sa.Column("groups", Json, comment="that may read the catalogue entry besides those of the beamline; null: none"),
+    sa.Column(
+        "restricted", Words, comment="export control: why nothing of it may leave the beamline; null when it may"
+    ),
+    sa.Column("unrestricted", Words, comment="who decided that export control does not hold it, and why; null: nobody"),
     sa.Column("missing", Json, nullable=False, default=list, comment="required companions that did not come"),
     sa.Column("question", Words, comment="what a person has to decide; null when there is nothing"),
     sa.Column("noticed_at", UtcDateTime, nullable=False),
     sa.Column("announced_at", UtcDateTime, comment="when Dagster was seen to have the partition"),
+    sa.Column("retired_at", UtcDateTime, comment="when it was taken out of Dagster's partitions; its record stays"),
     sa.Column("changed_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("beamline", "key"),
 )
 sa.Index("ix_scans_beamline_changed_at", scans.c.beamline, scans.c.changed_at)
+sa.Index(
+    "ix_scans_question",
+    scans.c.beamline,
+    scans.c.id,
+    sqlite_where=scans.c.question.is_not(None),
+    postgresql_where=scans.c.question.is_not(None),
+)
 sa.Index("ix_scans_hash", scans.c.hash, unique=True)
 sa.Index(
     "ix_scans_unannounced",
@@ -82,6 +98,13 @@ sa.Index(
     scans.c.id,
     sqlite_where=scans.c.announced_at.is_(None),
     postgresql_where=scans.c.announced_at.is_(None),
+)
+sa.Index(
+    "ix_scans_unassigned",
+    scans.c.beamline,
+    scans.c.id,
+    sqlite_where=scans.c.proposal.is_(None),
+    postgresql_where=scans.c.proposal.is_(None),
 )
 
 files = sa.Table(
@@ -96,6 +119,7 @@ files = sa.Table(
     sa.Column("sha256", Text, comment="of the bytes as first read at a facility; null until then"),
     sa.UniqueConstraint("scan_id", "path"),
 )
+sa.Index("ix_files_path", files.c.path)
 
 sightings = sa.Table(
     "sightings",
@@ -130,6 +154,7 @@ copies = sa.Table(
     sa.Column("pruned_at", UtcDateTime),
     sa.UniqueConstraint("scan_id", "place"),
 )
+sa.Index("ix_copies_place", copies.c.place, copies.c.state, copies.c.scan_id)
 
 evidence = sa.Table(
     "evidence",
@@ -189,6 +214,7 @@ tasks = sa.Table(
     sa.Column("key", Text, unique=True, comment="the idempotency key; null until the service gave one"),
     sa.Column("external_id", Text),
     sa.Column("request", Json, nullable=False),
+    sa.Column("script", Words, comment="the batch script as it was submitted; null for what has none"),
     sa.Column("attempt", Int, nullable=False),
     sa.Column(
         "state", Text, nullable=False, comment="intended | queued | running | paused | succeeded | failed | cancelled"
@@ -265,6 +291,7 @@ pauses = sa.Table(
     sa.Column("reason", Words, nullable=False),
     sa.Column("code", Words),
     sa.Column("over", sa.Boolean, nullable=False, comment="the service has answered since"),
+    sa.Column("person", sa.Boolean, comment="a credential is no good: it does not pass by waiting"),
 )
 
 history = sa.Table(
@@ -281,3 +308,124 @@ history = sa.Table(
     sa.Column("details", Json),
 )
 sa.Index("ix_history_scan_id", history.c.scan_id, history.c.id)
+
+holds = sa.Table(
+    "holds",
+    metadata,
+    sa.Column("id", Big, primary_key=True),
+    sa.Column("scan_id", Big, sa.ForeignKey("scans.id"), nullable=False),
+    sa.Column("until", UtcDateTime, nullable=False),
+    sa.Column("who", Text, nullable=False),
+    sa.Column("why", Words, nullable=False),
+    sa.Column("placed_at", UtcDateTime, nullable=False),
+    sa.Column("released_at", UtcDateTime),
+    sa.Column("released_by", Text),
+)
+sa.Index(
+    "ix_holds_unreleased",
+    holds.c.scan_id,
+    sqlite_where=holds.c.released_at.is_(None),
+    postgresql_where=holds.c.released_at.is_(None),
+)
+
+armings = sa.Table(
+    "armings",
+    metadata,
+    sa.Column("beamline", Text, primary_key=True),
+    sa.Column("place", Text, primary_key=True, comment="in which copies may be deleted; no row: none may"),
+    sa.Column("who", Text, nullable=False),
+    sa.Column("why", Words, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+
+removals = sa.Table(
+    "removals",
+    metadata,
+    sa.Column("id", Big, primary_key=True),
+    sa.Column("copy_id", Big, sa.ForeignKey("copies.id"), nullable=False),
+    sa.Column("beamline", Text, nullable=False),
+    sa.Column("place", Text, nullable=False),
+    sa.Column("state", Text, nullable=False, comment="see removals.py"),
+    sa.Column("live", sa.Boolean, nullable=False),
+    sa.Column("trash", Text, nullable=False, comment="folder that its files are moved to, relative to the place"),
+    sa.Column("who", Text, nullable=False),
+    sa.Column("why", Words, nullable=False),
+    sa.Column("task_id", Big, sa.ForeignKey("tasks.id")),
+    sa.Column("intended_at", UtcDateTime, nullable=False),
+    sa.Column("trashed_at", UtcDateTime),
+    sa.Column("ended_at", UtcDateTime),
+    sa.Column("note", Words, comment="why it was put back, or is stuck"),
+    sa.Column("reported_at", UtcDateTime, comment="when Dagster was told that the copy is gone"),
+)
+sa.Index(
+    "ix_removals_live",
+    removals.c.copy_id,
+    unique=True,
+    sqlite_where=removals.c.live.is_(True),
+    postgresql_where=removals.c.live.is_(True),
+)
+sa.Index(
+    "ix_removals_live_place",
+    removals.c.beamline,
+    removals.c.place,
+    removals.c.id,
+    sqlite_where=removals.c.live.is_(True),
+    postgresql_where=removals.c.live.is_(True),
+)
+sa.Index(
+    "ix_removals_unreported",
+    removals.c.beamline,
+    removals.c.id,
+    sqlite_where=(removals.c.state == "deleted") & removals.c.reported_at.is_(None),
+    postgresql_where=(removals.c.state == "deleted") & removals.c.reported_at.is_(None),
+)
+
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("id", Big, primary_key=True),
+    sa.Column("key", Text, nullable=False, comment="what it is about; one open alert for each"),
+    sa.Column("beamline", Text),
+    sa.Column("scan_id", Big, sa.ForeignKey("scans.id")),
+    sa.Column("message", Words, nullable=False),
+    sa.Column("raised_at", UtcDateTime, nullable=False),
+    sa.Column("seen_at", UtcDateTime, nullable=False, comment="when it was last found to be so"),
+    sa.Column("sent_at", UtcDateTime),
+    sa.Column("cleared_at", UtcDateTime),
+    sa.Column("clearing_sent_at", UtcDateTime),
+)
+sa.Index(
+    "ix_alerts_open",
+    alerts.c.key,
+    unique=True,
+    sqlite_where=alerts.c.cleared_at.is_(None),
+    postgresql_where=alerts.c.cleared_at.is_(None),
+)
+
+notices = sa.Table(
+    "notices",
+    metadata,
+    sa.Column("beamline", Text, primary_key=True),
+    sa.Column("path", Text, primary_key=True, comment="of a file, relative to the watched root"),
+    sa.Column("who", Text, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("complete", sa.Boolean, nullable=False, comment="the writer says that it is finished"),
+    sa.Column("restricted", sa.Boolean, nullable=False, comment="export-controlled, as the writer says"),
+    sa.Column("proposal", Text),
+    sa.Column("document", Json, nullable=False, comment="metadata and parameters that came with it"),
+    sa.Column("scan_id", Big, sa.ForeignKey("scans.id"), comment="the scan that has taken it up; null: it waits"),
+)
+sa.Index(
+    "ix_notices_waiting",
+    notices.c.beamline,
+    notices.c.path,
+    sqlite_where=notices.c.scan_id.is_(None),
+    postgresql_where=notices.c.scan_id.is_(None),
+)
+
+watches = sa.Table(
+    "watches",
+    metadata,
+    sa.Column("beamline", Text, primary_key=True),
+    sa.Column("began_at", UtcDateTime, nullable=False, comment="end of the first whole listing of the watched place"),
+)

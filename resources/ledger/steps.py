@@ -225,21 +225,53 @@ def block(tx: Connection, scan_id: int, asset: str, why: str, now: datetime, lea
     return bool(_move(tx, [scan_id], asset, [leaving], now, news, state=BLOCKED, why=why, next_try=None))
 
 
-def drop(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> bool:
+def drop(
+    tx: Connection, scan_id: int, asset: str, why: str, now: datetime, leaving: Collection[str] = (BLOCKED,)
+) -> bool:
     """blocked → not applicable: today's spec does not want it of this scan."""
-    return bool(_move(tx, [scan_id], asset, [BLOCKED], now, state=NOT_APPLICABLE, why=why, next_try=None))
+    return bool(_move(tx, [scan_id], asset, leaving, now, state=NOT_APPLICABLE, why=why, next_try=None))
+
+
+def note(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> bool:
+    """What people are to see of a step that is done."""
+    return bool(_move(tx, [scan_id], asset, [DONE], now, why=why))
+
+
+def hold_back(tx: Connection, scan_id: int, asset: str, why: str, now: datetime) -> bool:
+    """due (or abandoned) → blocked: what was to be done next may not be done."""
+    idle = (steps.c.state == DUE) | (steps.c.next_try <= now)
+    return bool(_move(tx, [scan_id], asset, [DUE, WORKING], now, idle, state=BLOCKED, why=why, next_try=None))
+
+
+def withdraw(tx: Connection, task_id: int, asset: str, scan_ids: Sequence[int], why: str, now: datetime) -> int:
+    """in_flight → due, the same attempt: its task was never sent."""
+    mine = steps.c.task_id == task_id
+    values: dict[str, Any] = {"state": DUE, "task_id": None, "next_try": now, "why": why}
+    return _move(tx, scan_ids, asset, [IN_FLIGHT], now, mine, **values)
+
+
+def retry_now(tx: Connection, scan_id: int, asset: str, now: datetime) -> bool:
+    """due later, or failed → due now: what stood in the way has been looked at."""
+    values: dict[str, Any] = {"state": DUE, "next_try": now, "attempt": 1, "reported_at": None}
+    return bool(_move(tx, [scan_id], asset, [DUE, FAILED], now, **values))
+
+
+def _may_leave() -> sa.ColumnElement[bool]:
+    """Export control does not hold the scan: whatever else goes wrong, nothing of one that it holds is begun."""
+    held = sa.select(scans.c.id).where(scans.c.id == steps.c.scan_id, scans.c.restricted.is_not(None))
+    return ~held.exists()
 
 
 def start(tx: Connection, scan_ids: Sequence[int], asset: str, task_id: int, now: datetime) -> int:
     """due (or abandoned) → in_flight with this task. The caller rolls back unless every one of them came along."""
     values = {"state": IN_FLIGHT, "task_id": task_id, "next_try": None, "why": None, "dirty": False}
-    return _move(tx, scan_ids, asset, [DUE, WORKING], now, steps.c.next_try <= now, **values)
+    return _move(tx, scan_ids, asset, [DUE, WORKING], now, steps.c.next_try <= now, _may_leave(), **values)
 
 
 def claim(tx: Connection, scan_id: int, asset: str, until: datetime, now: datetime) -> bool:
     """due (or abandoned) → working, until then ours alone."""
     values = {"state": WORKING, "next_try": until, "why": None, "dirty": False}
-    return bool(_move(tx, [scan_id], asset, [DUE, WORKING], now, steps.c.next_try <= now, **values))
+    return bool(_move(tx, [scan_id], asset, [DUE, WORKING], now, steps.c.next_try <= now, _may_leave(), **values))
 
 
 def land(tx: Connection, task_id: int, asset: str, scan_ids: Sequence[int], now: datetime) -> int:

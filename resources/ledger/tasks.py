@@ -33,6 +33,7 @@ class Task:
     key: str | None
     external_id: str | None
     request: dict[str, Any]
+    script: str | None
     attempt: int
     state: str
     live: bool
@@ -50,10 +51,19 @@ class Task:
 
 
 def _tasks(tx: Connection, query: Any) -> list[Task]:
-    return [Task(*row) for row in tx.execute(query)]
+    return [Task(**row) for row in tx.execute(query).mappings()]
 
 
-def intend(
+def intend(tx: Connection, now: datetime, *, asset: str, scan_ids: Sequence[int], **asked: Any) -> int:
+    """Write down what is about to be asked for (see `ask`), and put its steps in flight. All of them, or (Faster)
+    none: then another run was faster for at least one, and the caller's transaction must not be committed."""
+    task_id = ask(tx, now, asset=asset, scan_ids=scan_ids, **asked)
+    if steps.start(tx, scan_ids, asset, task_id, now) != len(scan_ids):
+        raise Faster("another run was faster")
+    return task_id
+
+
+def ask(
     tx: Connection,
     now: datetime,
     *,
@@ -67,8 +77,7 @@ def intend(
     attempt: int,
     scan_ids: Sequence[int],
 ) -> int:
-    """Write down what is about to be asked for, and put its steps in flight. All of them, or (Faster) none: then
-    another run was faster for at least one, and the caller's transaction must not be committed."""
+    """Write down what is about to be asked for these scans, without a step that waits for it."""
     result = tx.execute(
         sa.insert(tasks).values(
             beamline=beamline,
@@ -86,8 +95,6 @@ def intend(
     )
     task_id = int((result.inserted_primary_key or [0])[0])
     tx.execute(sa.insert(task_scans), [{"task_id": task_id, "scan_id": s} for s in scan_ids])
-    if steps.start(tx, scan_ids, asset, task_id, now) != len(scan_ids):
-        raise Faster("another run was faster")
     return task_id
 
 
@@ -99,6 +106,15 @@ def many(tx: Connection, task_ids: Collection[int]) -> list[Task]:
     out: list[Task] = []
     for block in steps.chunks(sorted(task_ids)):
         out += _tasks(tx, sa.select(tasks).where(tasks.c.id.in_(block)))
+    return out
+
+
+def with_external_id(tx: Connection, service: str, ids: Collection[str]) -> set[str]:
+    """Those of a service's ids that the ledger knows."""
+    out: set[str] = set()
+    for block in steps.chunks(list(ids)):
+        query = sa.select(tasks.c.external_id).where(tasks.c.service == service, tasks.c.external_id.in_(block))
+        out |= {str(found) for found in tx.execute(query).scalars()}
     return out
 
 
@@ -142,11 +158,37 @@ def keep_key(tx: Connection, task_id: int, key: str) -> bool:
     )
 
 
-def trying(tx: Connection, task: Task, now: datetime) -> bool:
-    """Say that a submission is about to be sent. Of two that read the same row, one may."""
+def trying(tx: Connection, task: Task, script: str | None, now: datetime) -> bool:
+    """Say that a submission is about to be sent, with its batch script. Of two that read the same row, one may; none
+    may when one of its scans has become export-controlled since."""
+    seen = tasks.c.tried_at == task.tried_at if task.tried_at else tasks.c.tried_at.is_(None)
+    where = (tasks.c.id == task.id) & tasks.c.external_id.is_(None) & tasks.c.live.is_(True) & seen & ~_held(task.id)
+    return bool(tx.execute(sa.update(tasks).where(where).values(tried_at=now, script=script)).rowcount)
+
+
+def held(tx: Connection, task_id: int) -> bool:
+    """Has one of its scans become export-controlled since it was intended?"""
+    return bool(tx.execute(sa.select(_held(task_id))).scalar())
+
+
+def _held(task_id: int) -> sa.ColumnElement[bool]:
+    query = (
+        sa.select(scans.c.id)
+        .join_from(task_scans, scans, task_scans.c.scan_id == scans.c.id)
+        .where(task_scans.c.task_id == task_id, scans.c.restricted.is_not(None))
+    )
+    return query.correlate(None).exists()
+
+
+def withdraw(tx: Connection, task: Task, why: str, now: datetime) -> bool:
+    """Give up a task that was never sent; its steps are due again. False when somebody has begun to send it since."""
     seen = tasks.c.tried_at == task.tried_at if task.tried_at else tasks.c.tried_at.is_(None)
     where = (tasks.c.id == task.id) & tasks.c.external_id.is_(None) & tasks.c.live.is_(True) & seen
-    return bool(tx.execute(sa.update(tasks).where(where).values(tried_at=now)).rowcount)
+    values = {"state": str(TaskState.CANCELLED), "live": False, "reason": why, "ended_at": now}
+    if not tx.execute(sa.update(tasks).where(where).values(**values)).rowcount:
+        return False
+    steps.withdraw(tx, task.id, task.asset, [i for i, _ in scans_of(tx, task.id)], why, now)
+    return True
 
 
 def submitted(tx: Connection, task_id: int, external_id: str, now: datetime) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from beamlines.policy.names import version_of
 from beamlines.spec import Asset, Kind, Spec
-from resources.ledger import leases, products, scans, steps, tasks
+from resources.ledger import holds, leases, products, removals, scans, steps, tasks
 from resources.ledger.scans import File, Scan
 from resources.ledger.schema import copies, evidence
 from resources.ledger.steps import Step
@@ -22,6 +23,7 @@ from resources.ledger.tasks import Task
 
 SCHEMA = "als-scan/1"
 ENTRY = "catalog_entry"
+LISTINGS = ("listing", "adopted-listing")  # evidence that a file was seen, which proves nothing about its content
 COPIES_WANTED = 2  # verified ones in durable places, before a scan counts as safe
 
 
@@ -60,8 +62,13 @@ def scan_document(tx: Connection, spec: Spec, scan: Scan, durable: Collection[st
         "state": state,
         "why": why,
         "safe": len(verified & set(durable)) >= COPIES_WANTED,
-        "held": None,
+        "held": _held(tx, scan, now),
         "proposal": scan.proposal,
+        "proposal_from": scan.proposal_from,
+        "investigator": scan.investigator,
+        "groups": scan.groups or [],
+        "restricted": scan.restricted,
+        "version": version_of(scan.key),
         "noticed_at": stamp(scan.noticed_at),
         "files": [{"path": f.path, "role": f.role, "bytes": f.bytes} for f in files],
         "assets": assets,
@@ -94,6 +101,12 @@ def scan_document(tx: Connection, spec: Spec, scan: Scan, durable: Collection[st
         ],
         "catalog": entries[-1].document.get("entries", []) if entries else [],
     }
+
+
+def _held(tx: Connection, scan: Scan, now: datetime) -> dict[str, Any] | None:
+    """Who wants it kept for longest; until then no copy of it is deleted."""
+    on = holds.of_scans(tx, [scan.id], now).get(scan.id)
+    return {"until": stamp(on[0].until), "who": on[0].who, "why": on[0].why} if on else None
 
 
 def _place(spec: Spec, asset: Asset) -> str:
@@ -158,6 +171,7 @@ def overall(assets: dict[str, dict[str, Any]], scan: Scan) -> tuple[str, str | N
 def _copies(tx: Connection, scan_id: int, files: Sequence[File]) -> list[dict[str, Any]]:
     """One entry per file and place, with the evidence for it."""
     by_id = {file.id: file for file in files}
+    leaving = removals.of_scans(tx, [scan_id]).get(scan_id, {})
     query = (
         sa.select(
             copies.c.place, copies.c.pruned_at, evidence.c.file_id,
@@ -180,11 +194,12 @@ def _copies(tx: Connection, scan_id: int, files: Sequence[File]) -> list[dict[st
                 "verified_at": None,
                 "verified_by": None,
                 "pruned_at": stamp(row["pruned_at"]),
+                "trashed_at": stamp(leaving[row["place"]].trashed_at) if row["place"] in leaving else None,
             },
         )
         entry["bytes"] = row["bytes"]  # the latest evidence counts
         entry["sha256"] = row["digest"] or entry["sha256"]
-        if row["method"] != "listing":
+        if row["method"] not in LISTINGS:
             entry["verified_at"] = stamp(row["at"])
             entry["verified_by"] = " + ".join(filter(None, [entry["verified_by"], row["method"]]))
     return list(out.values())

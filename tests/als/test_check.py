@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from als_assets import flight_check
 from beamlines.spec import Archive
 from resources import facilities
 from resources.facilities import load
-from resources.ledger import Ledger
+from resources.ledger import Ledger, alerts, backup, leases
 
 Checked = Callable[[], tuple[int, dict[tuple[str, str], dict[str, Any]]]]
 
@@ -34,6 +35,8 @@ def checked(sandbox: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ch
     for name in ("ALS_LEDGER_URL", "DAGSTER_HOME"):
         monkeypatch.delenv(name, raising=False)
     sandbox_verb.furnish(sandbox.dir, variables)
+    roomy = shutil.disk_usage("/")._replace(total=10**12, free=5 * 10**11)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: roomy)
 
     def run() -> tuple[int, dict[tuple[str, str], dict[str, Any]]]:
         ended = CliRunner().invoke(check, ["--json"])
@@ -56,7 +59,8 @@ def test_when_all_is_well_every_leg_was_tried_and_nothing_is_left_behind(sandbox
     code, found = checked()
     assert (code, failed(found)) == (0, {})
     for wanted in [
-        ("globus", "Globus login"), ("bl7011/dtn", "list"), ("bl7011/cfs", "list"), CFS,
+        ("globus", "Globus login"), ("bl7011/dtn", "list"),
+        ("bl7011/dtn", "sentinel"), ("bl7011/dtn", "rename"), ("bl7011/cfs", "list"), CFS,
         ("bl7011/cfs", "the same folder at nersc"), ("bl7011/cfs", "clock"), ("nersc", "sign-in"),
         ("nersc", "may submit jobs"), ("nersc", "project als"), ("nersc", "attempts of bl7011"),
         ("nersc", "program als-job"), ("nersc", "program als-xpcs"), ("scicat", "SciCat group 7.0.1.1"),
@@ -125,16 +129,34 @@ def test_a_collection_that_is_gone_is_named_with_its_place(sandbox: Any, checked
 
 
 def test_a_base_folder_that_is_missing_says_so(sandbox: Any, checked: Checked) -> None:
-    (sandbox.dir / "als/dtn/bl7011").rmdir()
+    shutil.rmtree(sandbox.dir / "als/dtn/bl7011")
     code, found = checked()
     assert code == 1 and list(failed(found)) == [("bl7011/dtn", "list")]
     assert "Make the directory, or correct the base path" in found["bl7011/dtn", "list"]["says"]
+
+
+def test_a_place_in_which_copies_may_be_deleted_must_say_what_it_is(sandbox: Any, checked: Checked) -> None:
+    (sandbox.dir / "als/dtn/bl7011/.als-place.bl7011.dtn").rename(sandbox.dir / "als/dtn/bl7011/.als-place.bl7012.dtn")
+    code, found = checked()
+    assert code == 1 and list(failed(found)) == [("bl7011/dtn", "sentinel")]
+    says = found["bl7011/dtn", "sentinel"]["says"]
+    assert "its root has the sentinel .als-place.bl7012.dtn" in says and "What to do:" in says
+
+
+def test_a_place_in_which_copies_may_be_deleted_must_have_a_folder_of_its_own(
+    sandbox: Any, checked: Checked, mistaken: Any
+) -> None:
+    mistaken(lambda document: document["places"]["bl7011"]["dtn"]["globus"].update(base="/"))
+    code, found = checked()
+    assert code == 1 and list(failed(found)) == [("bl7011/dtn", "sentinel")]
+    assert "its base is '/'" in found["bl7011/dtn", "sentinel"]["says"]
 
 
 def test_a_place_that_may_be_read_but_not_written_fails(sandbox: Any, checked: Checked) -> None:
     sandbox.fault("transfer", "permission_denied", path="*.als-check*", count=-1)
     code, found = checked()
     assert code == 1 and list(failed(found)) == [CFS]
+    assert found["bl7011/dtn", "rename"]["ok"] is None
 
 
 @pytest.fixture
@@ -229,3 +251,65 @@ def test_clocks_may_differ_by_a_minute(seconds: int, ok: bool) -> None:
     one = flight_check.clock("bl7011/cfs", now + timedelta(seconds=seconds), now)
     assert one.ok is ok
     assert ok or ("ahead of" if seconds > 0 else "behind") in one.says
+
+
+# this machine, and what is announced
+
+
+@pytest.fixture
+def ledger(checked: Checked, tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(f"sqlite:///{tmp_path}/state/ledger.db", "sandbox")
+    yield opened
+    opened.close()
+
+
+def test_a_maintenance_is_told_before_and_while_it_lasts(sandbox: Any, checked: Checked) -> None:
+    start, end = (datetime.now(UTC) + timedelta(hours=h) for h in (2, 9))
+    times = {"start_at": start.isoformat(), "end_at": end.isoformat()}
+    sandbox.fault("sfapi", "outage", planned=True, text="cooling plant", count=-1, **times)
+    code, found = checked()
+    says = found["nersc", "machine perlmutter"]["says"]
+    assert code == 0 and "planned: cooling plant, from" in says and f"{end:%Y-%m-%d %H:%M} UTC" in says
+    sandbox.box.clear_faults()
+    sandbox.fault("sfapi", "outage", planned=True, text="cooling plant", count=-1,
+                  **times | {"start_at": (start - timedelta(hours=3)).isoformat()})  # fmt: skip
+    code, found = checked()
+    assert code == 1 and list(failed(found)) == [("nersc", "machine perlmutter")]
+    assert "perlmutter is not available: cooling plant; expected back" in failed(found)["nersc", "machine perlmutter"]
+
+
+def test_what_rests_is_shown_and_goes_on_once_everything_of_it_was_tried_and_works(
+    sandbox: Any, checked: Checked, ledger: Ledger
+) -> None:
+    with ledger.write() as tx:
+        for service in ("nersc", "scicat"):
+            leases.pause(tx, service, f"the key of {service} is no good", "X", ledger.now(), 600, 1800, person=True)
+    sandbox.fault("scicat", "status", code=503, count=-1)
+    _, found = checked()
+    assert "the key of nersc is no good" in found["ledger", "nersc rests"]["says"]
+    with ledger.read() as tx:
+        assert [rest.service for rest in leases.all_pauses(tx)] == ["scicat"]
+
+
+def test_backups_disk_channel_and_daemon_are_looked_at(
+    checked: Checked, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, found = checked()
+    assert found["ledger", "backup"]["ok"] is None and found["alerts", "channel"]["ok"] is None
+    assert found["disk", "state folder"]["ok"]
+    backup.make(ledger.url, "sandbox", tmp_path / "state/backups", now=ledger.now() - timedelta(days=3))
+    with ledger.write() as tx:
+        alerts.reconcile(tx, [alerts.Trouble("channel", "452 out of storage")], ["channel"], ledger.now(), timedelta(0))
+    full = shutil.disk_usage("/")._replace(total=10**12, free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    document = yaml.safe_load((Path(facilities.__file__).parent / "sandbox.yaml").read_text())
+    document["alerts"] = {"channel": "email", "email": {"host": "h", "sender": "a@b", "to": "a@b"}}
+    (tmp_path / "with-alerts.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("ALS_FACILITIES", str(tmp_path / "with-alerts.yaml"))
+    (tmp_path / "state/dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    code, found = checked()
+    assert code == 1
+    assert "3.0 days old. What to do: als ledger backup" in failed(found)["ledger", "backup"]
+    assert failed(found)["alerts", "channel"] == "452 out of storage"
+    assert "1.0 GB of 1000 GB left. What to do" in failed(found)["disk", "state folder"]
+    assert "no sign of life" in failed(found)["dagster", "daemon"]

@@ -39,7 +39,7 @@ def run_job(sandbox: Any, attempt: str, request: dict[str, Any]) -> tuple[str, d
     return job.state.value, outcome["commands"][0]
 
 
-def test_10_a_failed_job_has_no_result_and_the_next_one_stores_the_archive(sandbox: Any) -> None:
+def test_hpss_mistake_10_a_failed_job_has_no_result_and_the_next_one_stores_the_archive(sandbox: Any) -> None:
     raw = sandbox.dir / "nersc" / "cfs" / "scan;1 $x.h5"
     raw.write_bytes(b"raw" * 1000)
     out = sandbox.dir / "nersc" / "scratch" / "out"

@@ -40,7 +40,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_1_2_names_with_blanks_quotes_and_worse_go_to_tape_and_come_back(site: Any) -> None:
+def test_hpss_mistake_01_02_names_with_blanks_quotes_and_worse_go_to_tape_and_come_back(site: Any) -> None:
     files = [site.write(name) for name in NAMES]
     before = {name: (site.disk / name).read_bytes() for name in NAMES}
     done = site.store(*files)
@@ -75,13 +75,13 @@ def test_files_of_many_places_are_one_archive(site: Any, tmp_path: Path) -> None
     assert (site.back / "renamed/raw.h5").read_bytes() == b"other"
 
 
-def test_3_4_facts_with_blanks_braces_and_dollars_are_remembered_as_they_are(site: Any) -> None:
+def test_hpss_mistake_03_04_facts_with_blanks_braces_and_dollars_are_remembered_as_they_are(site: Any) -> None:
     facts = {"proposal": "ALS 123 {x} $HOME", "PI": 'O\'Neil; "x"\n%s', "nested": [{"a": None}]}
     assert site.store(site.write("a"), manifest=facts).code == 0
     assert json.loads(site.on_tape(site.archive + MANIFEST).read_text())["manifest"] == facts
 
 
-def test_5_files_above_the_member_limit_go_by_cput_with_their_hash(site: Any) -> None:
+def test_hpss_mistake_05_files_above_the_member_limit_go_by_cput_with_their_hash(site: Any) -> None:
     from sandbox import hpss
 
     hpss.configure(site.box, member_limit=1000)
@@ -107,7 +107,7 @@ def test_a_scan_of_large_files_only_has_no_tar_file_and_a_manifest(site: Any) ->
     assert site.verify("full").code == 0 and site.restore().code == 0
 
 
-def test_6_running_again_after_the_disk_copy_went_adopts_and_writes_nothing(site: Any) -> None:
+def test_hpss_mistake_06_running_again_after_the_disk_copy_went_adopts_and_writes_nothing(site: Any) -> None:
     files = [site.write("a"), site.write("b")]
     assert site.store(*files).code == 0
     tape = site.tape()
@@ -120,7 +120,7 @@ def test_6_running_again_after_the_disk_copy_went_adopts_and_writes_nothing(site
     assert [m["name"] for m in site.document()["members"]] == ["a", "b"]
 
 
-def test_6_fewer_or_other_files_under_the_same_name_never_overwrite(site: Any) -> None:
+def test_hpss_mistake_06_fewer_or_other_files_under_the_same_name_never_overwrite(site: Any) -> None:
     a, b = site.write("a"), site.write("b")
     assert site.store(a, b).code == 0
     tape = site.tape()
@@ -132,7 +132,7 @@ def test_6_fewer_or_other_files_under_the_same_name_never_overwrite(site: Any) -
     assert site.tape() == tape
 
 
-def test_6_a_tar_file_without_manifest_is_adopted_only_if_every_byte_comes_back(site: Any) -> None:
+def test_hpss_mistake_06_a_tar_file_without_manifest_is_adopted_only_if_every_byte_comes_back(site: Any) -> None:
     a, b = site.write("a"), site.write("b")
     site.fault("tempfail", route="htar -c", when="after")
     assert site.store(a, b).code == 75
@@ -142,7 +142,7 @@ def test_6_a_tar_file_without_manifest_is_adopted_only_if_every_byte_comes_back(
     assert site.on_tape().read_bytes() == tar
 
 
-def test_6_a_tar_file_of_somebody_else_is_an_error_and_stays(site: Any) -> None:
+def test_hpss_mistake_06_a_tar_file_of_somebody_else_is_an_error_and_stays(site: Any) -> None:
     a, b = site.write("a"), site.write("b")
     site.fault("tempfail", route="htar -c", when="after")
     assert site.store(a).code == 75
@@ -154,7 +154,9 @@ def test_6_a_tar_file_of_somebody_else_is_an_error_and_stays(site: Any) -> None:
     assert site.tape() == tape
 
 
-def test_6_a_single_file_of_an_earlier_attempt_with_other_content_is_an_error_and_stays(site: Any) -> None:
+def test_hpss_mistake_06_a_single_file_of_an_earlier_attempt_with_other_content_is_an_error_and_stays(
+    site: Any,
+) -> None:
     site.fault("down", route="htar -c")
     assert site.store(site.write("a", b"small"), site.write("large"), member_limit=2999).code == 69
     tape = site.tape()
@@ -163,7 +165,7 @@ def test_6_a_single_file_of_an_earlier_attempt_with_other_content_is_an_error_an
     assert site.tape() == tape
 
 
-def test_6_half_a_tar_file_is_neither_adopted_nor_removed(site: Any) -> None:
+def test_hpss_mistake_06_half_a_tar_file_is_neither_adopted_nor_removed(site: Any) -> None:
     site.fault("quota", path="*.tar")
     assert site.store(site.write("a")).code == 74
     tape = site.tape()
@@ -172,14 +174,14 @@ def test_6_half_a_tar_file_is_neither_adopted_nor_removed(site: Any) -> None:
     assert site.tape() == tape
 
 
-def test_7_rot_right_after_writing_is_found_and_the_archive_does_not_count(site: Any) -> None:
+def test_hpss_mistake_07_rot_right_after_writing_is_found_and_the_archive_does_not_count(site: Any) -> None:
     site.fault("bit_rot", path="*.tar")
     done = site.store(site.write("a"))
     assert done.code == 70 and "CRC" in done.line
     assert not (site.out / "archive.json").exists() and not site.on_tape(site.archive + MANIFEST).exists()
 
 
-def test_7_rot_and_truncation_of_a_single_file_are_found(site: Any) -> None:
+def test_hpss_mistake_07_rot_and_truncation_of_a_single_file_are_found(site: Any) -> None:
     for kind, archive in (("bit_rot", "x1"), ("truncate", "x2")):
         site.archive = f"/home/a/als/{archive}.tar"
         site.fault(kind, route="hsi cput")
@@ -189,7 +191,7 @@ def test_7_rot_and_truncation_of_a_single_file_are_found(site: Any) -> None:
 
 
 @pytest.mark.parametrize("exit_code", [70, 0])
-def test_7_members_that_htar_left_out_are_noticed_whatever_it_says(site: Any, exit_code: int) -> None:
+def test_hpss_mistake_07_members_that_htar_left_out_are_noticed_whatever_it_says(site: Any, exit_code: int) -> None:
     site.fault("omit_members", members=["b"], exit=exit_code)
     done = site.store(site.write("a"), site.write("b"))
     assert done.code == 70
@@ -197,7 +199,7 @@ def test_7_members_that_htar_left_out_are_noticed_whatever_it_says(site: Any, ex
     assert not (site.out / "archive.json").exists()
 
 
-def test_7_names_that_htar_would_leave_out_do_not_reach_it(site: Any) -> None:
+def test_hpss_mistake_07_names_that_htar_would_leave_out_do_not_reach_it(site: Any) -> None:
     files = [site.write("a"), site.write("n" * 100), site.write("d" * 155 + "/x"), site.write("e" * 100 + "/x")]
     assert site.store(*files).code == 0
     assert {m["name"][0]: m["how"] for m in site.document()["members"]} == {
@@ -205,7 +207,7 @@ def test_7_names_that_htar_would_leave_out_do_not_reach_it(site: Any) -> None:
     }  # fmt: skip
 
 
-def test_8_times_of_files_mean_nothing(site: Any) -> None:
+def test_hpss_mistake_08_times_of_files_mean_nothing(site: Any) -> None:
     files = [site.write("a", b"small"), site.write("large")]
     assert site.store(*files, member_limit=2999).code == 0
     tape = site.tape()
@@ -216,7 +218,7 @@ def test_8_times_of_files_mean_nothing(site: Any) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_9_hpss_is_down_is_never_file_missing(site: Any, there: bool) -> None:
+def test_hpss_mistake_09_hpss_is_down_is_never_file_missing(site: Any, there: bool) -> None:
     from sandbox import hpss
 
     a = site.write("a")
@@ -233,7 +235,7 @@ def test_9_hpss_is_down_is_never_file_missing(site: Any, there: bool) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_9_an_outage_at_every_step_in_turn_ends_in_one_whole_archive(site: Any, when: str) -> None:
+def test_hpss_mistake_09_an_outage_at_every_step_in_turn_ends_in_one_whole_archive(site: Any, when: str) -> None:
     files = [site.write("a", b"small"), site.write("large")]
     steps = ["hsi ls", "hsi cput", "htar -c", "htar -K", "hsi hashverify"]
     if when == "after":
@@ -248,14 +250,14 @@ def test_9_an_outage_at_every_step_in_turn_ends_in_one_whole_archive(site: Any, 
     assert site.verify("full").code == 0
 
 
-def test_9_hpss_that_does_not_answer_is_an_outage(site: Any) -> None:
+def test_hpss_mistake_09_hpss_that_does_not_answer_is_an_outage(site: Any) -> None:
     site.fault("sleep", delay=30)
     started = time.monotonic()
     done = site.run("store", site.store_request(site.write("a")), "--answer-s", "0.5")
     assert done.code == 69 and "does not answer" in done.line and time.monotonic() - started < 15
 
 
-def test_9_an_answer_that_says_nothing_is_not_absence(site: Any) -> None:
+def test_hpss_mistake_09_an_answer_that_says_nothing_is_not_absence(site: Any) -> None:
     for code, text in ((0, ""), (64, "*** internal confusion"), (127, "hsi: No such file or directory")):
         site.fault("error", code=code, text=text, route="hsi ls")
         done = site.store(site.write("a"))
@@ -263,7 +265,7 @@ def test_9_an_answer_that_says_nothing_is_not_absence(site: Any) -> None:
     assert site.tape() == {}
 
 
-def test_10_only_an_exit_code_of_zero_and_the_word_of_success_count(site: Any) -> None:
+def test_hpss_mistake_10_only_an_exit_code_of_zero_and_the_word_of_success_count(site: Any) -> None:
     site.fault("error", route="htar -c", when="after", code=1, text="")
     assert site.store(site.write("a")).code == 70
     site.archive = site.archive.replace("a1", "a2")
@@ -273,7 +275,7 @@ def test_10_only_an_exit_code_of_zero_and_the_word_of_success_count(site: Any) -
     assert not (site.out / "archive.json").exists()
 
 
-def test_11_a_name_within_another_is_not_taken_for_it(site: Any) -> None:
+def test_hpss_mistake_11_a_name_within_another_is_not_taken_for_it(site: Any) -> None:
     names = ["scan_1.h5", "scan_10.h5", "d/scan_1.h5", "scan_1.h5.bak"]
     files = [site.write(name) for name in names]
     site.fault("omit_members", members=["scan_1.h5"], exit=0)
@@ -284,7 +286,7 @@ def test_11_a_name_within_another_is_not_taken_for_it(site: Any) -> None:
     assert site.store(*files).code == 73  # that of a1 is there without a manifest; that of a11 is none of it
 
 
-def test_12_thousands_of_files_need_no_command_line(site: Any) -> None:
+def test_hpss_mistake_12_thousands_of_files_need_no_command_line(site: Any) -> None:
     names = [f"{'d' * 120}/{n:05d}{'x' * 80}" for n in range(3000)]
     site.write(names[0], b"same")
     for name in names[1:]:
@@ -295,7 +297,7 @@ def test_12_thousands_of_files_need_no_command_line(site: Any) -> None:
     assert len(site.document()["members"]) == 3000
 
 
-def test_12_what_was_stored_before_an_interruption_is_not_stored_again(site: Any) -> None:
+def test_hpss_mistake_12_what_was_stored_before_an_interruption_is_not_stored_again(site: Any) -> None:
     files = [site.write("a", b"small"), site.write("large1"), site.write("large2")]
     site.fault("down", route="hsi cput", path="*file00003*")
     assert site.store(*files, member_limit=2999).code == 69

@@ -30,6 +30,8 @@ def test_a_whole_archive_is_reported_whole(stored: Any, level: str) -> None:
     report = stored.document("verify")
     assert report["schema"] == "als-archive-verify/1" and report["level"] == level
     assert report["whole"] is True and report["problems"] == [] and report["members"] == 3
+    assert [(f["name"], f["bytes"]) for f in report["files"]] == [("b", 4), ("d/a.h5", 500), ("large", 3000)]
+    assert all(len(f["sha256"]) == 64 for f in report["files"])
 
 
 def test_rot_is_seen_from_level_crc_on_and_named(stored: Any) -> None:

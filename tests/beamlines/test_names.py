@@ -78,6 +78,7 @@ def test_a_name_as_long_as_a_file_system_allows_is_accepted(name: str) -> None:
         ("a\x7fb.h5", "control character"),
         ("a\0b.h5", "control character"),
         ("bad\udcff.h5", "not valid UTF-8"),
+        ("day/\ufffdlatin1 é.h5", "not valid UTF-8"),
         ("../a.h5", "outside"),
         ("a/../../b.h5", "outside"),
         ("/etc/passwd", "outside"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -129,6 +130,46 @@ class Installation:
 
     def fault(self, service: str, kind: str, **more: Any) -> None:
         sandbox_verb.call(self.sandbox_dir, "POST", "/sandbox/faults", {"service": service, "kind": kind, **more})
+
+    def under_way(self, key: str, asset: str) -> bool:
+        """Has a facility taken the task?"""
+        return any(t["asset"] == asset and t["id"] for t in self.scan(key).get("tasks", []))
+
+    def begun(self, key: str, asset: str) -> bool:
+        return any(t["asset"] == asset for t in self.scan(key).get("tasks", []))
+
+    def nothing_was_done_twice(self, keys: Sequence[str]) -> None:
+        """One task for each step that asks a facility, each executed once, and no scan that is there twice."""
+        asked = ("raw_at_cfs", "xpcs_result", "archived_at_hpss")
+        for key in keys:
+            tasks = [t for t in self.scan(key)["tasks"] if t["asset"] in asked]
+            assert sorted(t["asset"] for t in tasks) == sorted(asked), tasks
+            for task in tasks:
+                service = "transfer" if task["system"] == "globus" else "sfapi"
+                done = self.executions(service)
+                assert done.get(task["id"], done.get(task["key"])) == 1, (task, done)
+        with self.ledger.read() as tx:
+            known = [scan.key for scan in scans.latest(tx, BEAMLINE, 500)]
+        assert len(known) == len(set(known))
+
+    def kill(self, name: str) -> None:
+        """kill -9 of one of Dagster's services; returns when it has been started again."""
+        dead = self.services.processes[name]
+        dead.kill()
+        self.until(lambda: self.services.processes[name] is not dead, f"the {name} is started again", 20)
+
+    def kill_everything(self) -> None:
+        """kill -9 of all of Dagster with its runs, and of the facilities' server, at once; that one is started again
+        here, in production it is somebody else's."""
+        server = int(json.loads((self.sandbox_dir / "address.json").read_text())["pid"])
+        dead = dict(self.services.processes)
+        os.kill(server, signal.SIGKILL)
+        for process in dead.values():
+            os.killpg(process.pid, signal.SIGKILL)
+        sandbox_verb.up(self.sandbox_dir)
+        self.until(
+            lambda: all(self.services.processes[n] is not p for n, p in dead.items()), "all are started again", 20
+        )
 
     def run_process(self, job: str) -> int | None:
         """The pid of a run of this job that is at work."""

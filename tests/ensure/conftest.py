@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from als import platform
-from als.sandbox import environment
+from als.sandbox import environment, furnish
 from als_assets import families
 from als_assets.ensure import Ensure
 from als_assets.reports import Made
@@ -39,11 +39,16 @@ from resources.ledger import Ledger, flow, leases, scans, steps, tasks
 from resources.ledger.views import scan_document
 from sandbox.transfer_collections import NERSC_CFS
 from sensors import facility_tasks, new_scans
+from tests.conftest import loopback_production
 
 HERE = Path(__file__).parent
 # children of a server that has everything imported: real processes, without two seconds of imports for each
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["als_assets.families", "als.platform", "resources.globus_session", "resources.scicat"])
+FORKED.set_forkserver_preload([
+    "als_assets.families", "als.platform", "resources.globus", "resources.scicat", "resources.sfapi", "sfapi_client",
+    "pyscicat.client", "globus_sdk.services.transfer.client", "globus_sdk.services.transfer.data",
+    "globus_sdk.exc.convert", "sandbox.server", "sandbox.transfer", "sandbox.sfapi", "sandbox.scicat", "sandbox.auth",
+])  # fmt: skip
 PACE = Pace(
     tick_s=1, settle_s=0, companion_wait_s=0, grace_s=0.3, poll_s=0.05, lease_s=2, report_s=1, lookup_s=0.6,
     unknown_s=2, pause_first_s=0.2, pause_most_s=0.5, stall_s=0.6, retry_speed=300, linger_s=0, stay_s=30,
@@ -195,14 +200,15 @@ class Rig:
         asyncio.run(asyncio.wait_for(all_of_it(), seconds))
         return Ran(made, dict(engine.failed), engine)
 
-    def process(self, asset: str, keys: Sequence[str] | None = None, patient: bool = True) -> Process:
-        """A run as a process of its own, with the pace and the services of this rig."""
+    def process(self, asset: str, keys: Sequence[str] | None = None, patient: bool = True,
+                dies: dict[str, Any] | None = None) -> Process:  # fmt: skip
+        """A run as a process of its own, with the pace and the services of this rig. `dies`: see dying.py."""
         wanted = self.keys() if keys is None else list(keys)
         out = self.folder / f"told-{len(self.started)}"
         request = {
             "environment": self.environment, "ledger": f"sqlite:///{self.ledger_file}", "asset": asset,
             "facilities": self.facilities.file.model_dump(mode="json"), "keys": wanted, "patient": patient,
-            "out": str(out),
+            "out": str(out), "dies": dies,
         }  # fmt: skip
         program = str(HERE / "one_run.py")
         process = FORKED.Process(target=runpy.run_path, args=(program, {"ASKED": request}, "__main__"), daemon=True)
@@ -304,12 +310,38 @@ class Rig:
         self.facilities = Facilities(file.model_copy(update={"services": services}))
 
 
+# Which tests run a second time with the facility file of production, its addresses replaced by loopback ones: "always",
+# or with the services, which takes more time than `make test` has. By file, or by file and test.
+PRODUCTION_TOO = {
+    "test_happy_path.py": "always",
+    "test_archive.py::test_a_copied_scan_is_archived_verified_and_safe": "always",
+    "test_lost_answers.py::test_a_job_whose_submission_was_not_answered": "always",
+    "test_lost_answers.py": "services",
+    "test_archive.py": "services",
+    "test_catalogue.py": "services",
+    "test_killed.py": "services",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "rig" in metafunc.fixturenames:
+        file = Path(str(metafunc.module.__file__)).name
+        when = PRODUCTION_TOO.get(f"{file}::{metafunc.function.__name__}") or PRODUCTION_TOO.get(file)
+        if when is not None:
+            marks = [pytest.mark.services] if when == "services" else []
+            cases = ["sandbox", pytest.param("production", marks=marks)]
+            metafunc.parametrize("rig", cases, indirect=True, scope="function")
+
+
 @pytest.fixture
-def rig(sandbox: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+def rig(request: pytest.FixtureRequest, sandbox: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     variables = {**environment(sandbox.dir), "ALS_LEDGER_FAST": "1"}
+    if getattr(request, "param", "sandbox") == "production":
+        variables |= loopback_production(sandbox, tmp_path)[1]
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     loaded = facility_files.load(environment=variables)
+    furnish(sandbox.dir, variables)
     facilities = Facilities(loaded.file.model_copy(update={"pace": PACE}))
     logging.getLogger("als").setLevel(logging.CRITICAL)
     spec = platform.spec_of("bl7011").model_copy(update={"archive": None})  # has tests of its own

@@ -1,7 +1,8 @@
 """One run of `ensure` as a process of its own: what a test kills.
 
 Executed by path, with ASKED given: {environment, ledger, facilities, asset, keys, patient, out}. Appends the key of
-each scan that it reports to the file `out`, and exits with 1 when scans have failed.
+each scan that it reports to the file `out`, and exits with 1 when scans have failed. With `dies` (the arguments of
+`dying.Deaths`) it kills itself at the first point at which nobody has died yet.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from als_assets import families
 from als_assets.ensure import Ensure
 from resources.facilities import Facilities, FacilityFile
 from resources.ledger import Ledger
+from tests.ensure import dying
 
 
 async def main(asked: dict[str, Any]) -> dict[str, str]:
     os.environ.update(asked["environment"])
+    if asked.get("dies"):
+        dying.install(dying.Deaths(**asked["dies"]))
     facilities = Facilities(FacilityFile.model_validate(asked["facilities"]))
     spec = platform.spec_of("bl7011")
     ledger = Ledger(asked["ledger"], facilities.name)

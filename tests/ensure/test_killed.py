@@ -1,7 +1,4 @@
-"""kill -9 of a run at every point of its work: the next one brings the scan to its end, and nothing is done twice.
-
-A run is held where the kill is to hit it by a fault of the sandbox: an answer that takes its time.
-"""
+"""Runs that are killed while their tasks go on, and runs that meet. Deaths at every point are in test_deaths.py."""
 
 from __future__ import annotations
 
@@ -10,55 +7,6 @@ from typing import Any
 import pytest
 
 from resources.ledger import steps
-
-# what the run is doing when it is killed: asset, service, route of the call that is held, when
-POINTS = {
-    "looking at the destination": ("raw_at_cfs", "transfer", "GET */ls", "before"),
-    "fetching the key of its submission": ("raw_at_cfs", "transfer", "GET */submission_id", "after"),
-    "about to submit": ("raw_at_cfs", "transfer", "POST /v0.10/transfer", "before"),
-    "submitted, the id not kept": ("raw_at_cfs", "transfer", "POST /v0.10/transfer", "after"),
-    "reading what arrived": ("raw_at_cfs", "transfer", "GET */successful_transfers", "before"),
-    "about to submit a job": ("xpcs_result", "sfapi", "POST */compute/jobs/*", "before"),
-    "job submitted, the id not kept": ("xpcs_result", "sfapi", "POST */compute/jobs/*", "after"),
-    "reading the result": ("xpcs_result", "sfapi", "GET */utilities/download/*", "before"),
-    "about to enter the data set": ("catalog_entry", "scicat", "POST */datasets", "before"),
-    "data set entered": ("catalog_entry", "scicat", "POST */datasets", "after"),
-    "files listed": ("catalog_entry", "scicat", "POST */origdatablocks", "after"),
-    "picture attached": ("catalog_entry", "scicat", "POST */attachments", "after"),
-    "about to set the life cycle": ("catalog_entry", "scicat", "GET */datasetlifecycle", "before"),
-}
-
-
-@pytest.mark.parametrize("point", POINTS)
-def test_a_run_that_is_killed_costs_time_only(rig: Any, point: str) -> None:
-    asset, service, route, when = POINTS[point]
-    (key,) = rig.noticed() if asset == "raw_at_cfs" else rig.copied()
-    if asset == "catalog_entry":
-        rig.stand_in('mkdir -p "$plots"; printf picture > "$plots/g2.png"')
-        rig.run("xpcs_result")
-    rig.sandbox.fault(service, "slow", route=route, when=when, delay=5)
-    process = rig.process(asset)
-    rig.until(lambda: any(fault["left"] == 0 for fault in rig.sandbox.box.faults()))
-    if when == "after" and service != "scicat":
-        rig.until(lambda: took_effect(rig, service, route))
-    process.kill()
-    rig.sandbox.box.clear_faults()
-    rig.run(asset)
-    assert rig.step(key, asset).state == "done"
-    rig.executed_once()
-    assert all(len({t.attempt for t in rig.tasks(key, a)}) <= 1 for a in ("raw_at_cfs", "xpcs_result", asset))
-    if asset == "catalog_entry":
-        for entry in rig.document(key)["catalog"]:
-            assert len(rig.services["scicat"]._blocks(entry["pid"])) == (1 if entry["type"] == "raw" else 0)
-            pictures = rig.services["scicat"]._attachments(entry["pid"], "g2 per q with fits")
-            assert len(pictures) == (0 if entry["type"] == "raw" else 1)
-
-
-def took_effect(rig: Any, service: str, route: str) -> bool:
-    if "submission_id" in route:
-        return True
-    kind = "transfer_task" if service == "transfer" else "slurm_job"
-    return bool(rig.sandbox.box.all(kind))
 
 
 @pytest.mark.parametrize("asset", ["raw_at_cfs", "xpcs_result"])

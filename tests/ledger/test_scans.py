@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from beamlines.policy.grouping import Group
-from resources.ledger import flow, scans, schema, steps
+from resources.ledger import flow, refusals, scans, schema, steps
 from resources.ledger.scans import Listed
 from resources.ledger.steps import BLOCKED, DONE, DUE, FAILED, NOT_APPLICABLE
 from tests.ledger.conftest import NOW, SECOND, spec_of
@@ -49,11 +49,11 @@ def test_a_listing_of_thousands_of_files_is_remembered_as_one(book: Any) -> None
 
 def test_refused_names_are_news_once_and_again_for_another_reason(book: Any) -> None:
     with book.ledger.write() as tx:
-        assert scans.refuse(tx, "bl1", {"'a\\n'": "newline", "'b'": "too long"}, NOW) == ["'a\\n'", "'b'"]
-        assert scans.refuse(tx, "bl1", {"'a\\n'": "newline"}, NOW) == []
-        assert scans.refuse(tx, "bl1", {"'a\\n'": "another"}, NOW) == ["'a\\n'"]
-        assert scans.refused(tx, "bl1") == {"'a\\n'": "another", "'b'": "too long"}
-        assert scans.refused(tx, "bl2") == {}
+        assert refusals.refuse(tx, "bl1", {"'a\\n'": "newline", "'b'": "too long"}, NOW) == ["'a\\n'", "'b'"]
+        assert refusals.refuse(tx, "bl1", {"'a\\n'": "newline"}, NOW) == []
+        assert refusals.refuse(tx, "bl1", {"'a\\n'": "another"}, NOW) == ["'a\\n'"]
+        assert refusals.refused(tx, "bl1") == {"'a\\n'": "another", "'b'": "too long"}
+        assert refusals.refused(tx, "bl2") == {}
 
 
 def test_a_registered_scan_has_its_files_its_copy_and_the_evidence_for_it(book: Any) -> None:

@@ -14,7 +14,8 @@ from tests.ledger.conftest import NOW, SECOND
 
 DOCUMENT = {
     "schema", "beamline", "key", "path", "hash", "state", "why", "safe", "held", "proposal", "noticed_at", "files",
-    "assets", "copies", "tasks", "products", "catalog",
+    "assets", "copies", "tasks", "products", "catalog", "proposal_from", "investigator", "groups", "restricted",
+    "version",
 }  # fmt: skip
 TIME = "2026-11-20T10:00:00Z"
 
@@ -28,7 +29,16 @@ def document(book: Any, scan_id: int, durable: Any = ("cfs", "hpss")) -> dict[st
     for asset in found["assets"].values():
         assert {"state", "at", "why"} <= set(asset) <= {"state", "at", "why", "attempt", "until"}
     for copy in found["copies"]:
-        assert set(copy) == {"place", "path", "bytes", "sha256", "verified_at", "verified_by", "pruned_at"}
+        assert set(copy) == {
+            "place",
+            "path",
+            "bytes",
+            "sha256",
+            "verified_at",
+            "verified_by",
+            "pruned_at",
+            "trashed_at",
+        }
     for task in found["tasks"]:
         assert set(task) == {"asset", "system", "id", "key", "attempt", "state", "submitted_at", "ended_at"}
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,31 @@ def test_a_variable_that_is_not_set_is_named(tmp_path: Path, environment: dict[s
         load(file(tmp_path), environment)
 
 
-def test_a_variable_of_the_sandbox_comes_with_what_to_do(tmp_path: Path) -> None:
-    services = {"scicat": {"kind": "scicat", "base_url": "${ALS_SANDBOX_URL}"}}
-    with pytest.raises(FacilityFileError, match="als sandbox up"):
-        load(file(tmp_path, services=services), {})
+def test_a_missing_variable_comes_with_what_the_file_says_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FacilityFileError, match=r"MY_URL, which is not set\. Start it first\."):
+        load(file(tmp_path, if_missing="Start it first."), {})
+
+
+def test_the_variables_that_a_file_keeps_in_the_state_folder_are_taken_over_unless_others_are_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {"MY_URL": "http://kept", "MY_SECRET": "s"}
+    (tmp_path / "kept.json").write_text(json.dumps(kept))
+    monkeypatch.setenv("ALS_FACILITIES", file(tmp_path, variables_in="kept.json"))
+    monkeypatch.setenv("ALS_STATE", str(tmp_path))
+    for name in kept:
+        monkeypatch.setenv(name, "")  # whatever happens, it is as before afterwards
+        monkeypatch.delenv(name)
+    facilities.adopt()
+    assert load().settings("scicat")["base_url"] == "http://kept/api/v3" and os.environ["MY_SECRET"] == "s"
+    monkeypatch.setenv("MY_URL", "http://mine")
+    monkeypatch.delenv("MY_SECRET")
+    facilities.adopt()
+    assert os.environ["MY_URL"] == "http://mine" and "MY_SECRET" not in os.environ  # never half of each
 
 
 def test_facilities_that_nobody_knows_are_told_with_those_that_are_shipped() -> None:
-    with pytest.raises(FacilityFileError, match=r"facilities 'nowhere': No such file.*'sandbox'"):
+    with pytest.raises(FacilityFileError, match=r"facilities 'nowhere': No such file.*'production', 'sandbox'"):
         load("nowhere", {})
 
 

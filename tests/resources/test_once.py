@@ -62,6 +62,9 @@ class Service:
         files = sorted(self.folder.glob("task-*"), key=lambda f: int(f.name[5:]))
         return [json.loads(f.read_text()) for f in files if f.read_text()]
 
+    def script(self, key: str, request: Any) -> None:
+        return None
+
     def new_key(self, proposed: str) -> str:
         self.calls.append("new_key")
         self._trouble("new_key", "before")

@@ -108,7 +108,7 @@ def test_collections_are_those_of_the_file_when_there_is_one(sandbox) -> None:
     file = sandbox.dir / "collections.json"
     file.write_text(json.dumps({"00000000-0000-4000-8000-000000000008": {"name": "aps", "root": "aps/8id"}}))
     try:
-        sandbox.reset()
+        sandbox.call("POST", "/sandbox/reset")
         assert sandbox.credentials()["transfer"]["collections"] == {"aps": "00000000-0000-4000-8000-000000000008"}
         assert (sandbox.dir / "aps/8id").is_dir() and not (sandbox.dir / "als").exists()
     finally:

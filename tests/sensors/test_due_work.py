@@ -107,6 +107,18 @@ def test_a_run_that_waits_in_the_queue_is_not_doubled(beamline: Any, instance: A
     assert len(wanted(beamline, instance)) == 1
 
 
+def test_a_run_that_was_killed_while_it_started_does_not_hold_the_next_for_minutes(
+    beamline: Any, instance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beamline.notice("a.h5")
+    run_of(instance, {names.ASSET: AUTO}, DagsterRunStatus.STARTING)
+    monkeypatch.setattr(due_work, "STARTS", timedelta(0))
+    assert len(wanted(beamline, instance)) == 1
+    released(beamline)
+    run_of(instance, {names.ASSET: AUTO}, DagsterRunStatus.NOT_STARTED)
+    assert wanted(beamline, instance) == [], "one that waits in the queue will be started"
+
+
 def run_of(instance: Any, tags: dict[str, str], status: Any) -> Any:
     @dg.op
     def nothing() -> None:

@@ -28,6 +28,9 @@ class Service:
         if self.trouble:
             raise self.trouble
 
+    def script(self, key: str, request: Any) -> None:
+        return None
+
     def new_key(self, proposed: str) -> str:
         self._call("new_key")
         return proposed

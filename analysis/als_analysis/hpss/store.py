@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from als_analysis.failure import Failure
 from als_analysis.hpss import manifest as manifests
 from als_analysis.hpss import sources, verify
 from als_analysis.hpss.errors import ExistsOtherwise, NotWhole, SourceChanged
@@ -60,7 +61,21 @@ def _create(archive: str, planned: list[tuple[Source, How, str]], work: Path, ta
     try:
         tar.create(archive, [path for _, path in by_htar], root, linked)
     except NotWhole as failure:
-        raise NotWhole(f"{failure}; nothing on tape was removed, a new archive name is needed") from failure
+        advice = "nothing on tape was removed, a new archive name is needed"
+        raise NotWhole(f"{failure}{_lacks(archive, by_htar, tar)}; {advice}") from failure
+
+
+def _lacks(archive: str, by_htar: list[tuple[Source, str]], tar: Tar) -> str:
+    """Which of the files are not in the index of an archive that htar was not content with."""
+    try:
+        listed = set(tar.members(archive))
+    except Failure:  # there is no index, or HPSS is gone: what htar said is all that is known
+        return ""
+    lacking = [source.name for source, path in by_htar if (path, source.bytes) not in listed]
+    if not lacking:
+        return ""
+    more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    return f"; the archive lacks {lacking[0]}{more}, {len(by_htar) - len(lacking)} of {len(by_htar)} files are in it"
 
 
 def _prove(manifest: Manifest, there: dict[str, Entry], tape: Tape, tar: Tar) -> None:

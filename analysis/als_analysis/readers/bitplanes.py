@@ -14,7 +14,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
-from als_analysis.xpcs.kernels import compiled
+from als_analysis.xpcs.compiled import compiled
 
 HEADER = 12
 
@@ -42,7 +42,29 @@ def _typed_lz4(context: Any, function: Any, source: Any, size: Any, target: Any,
     return types.int64(types.int64, types.int64, types.int64, types.int64, types.int64), codegen
 
 
-_lz4: Any = intrinsic(_typed_lz4)
+lz4: Any = intrinsic(_typed_lz4)
+
+
+def _typed_lowest(context: Any, bits: Any) -> Any:
+    """Which bit of a u64 is the lowest that is set, 64 for none: one instruction, which Python has no word for."""
+
+    def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(0))
+
+    return types.int64(types.uint64), codegen
+
+
+def _typed_set(context: Any, bits: Any) -> Any:
+    """How many bits of a u64 are set."""
+
+    def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), codegen
+
+
+_lowest: Any = intrinsic(_typed_lowest)
+bits_set: Any = intrinsic(_typed_set)
 
 
 @compiled
@@ -57,64 +79,102 @@ def list_planes(
     room: int,
     pixel: Any,
     count: Any,
+    place: Any,
     found: Any,
+    used: Any,
+    sums: Any,
 ) -> None:
     """The pixels that are not 0 of frames begin … end, whose chunks are data[starts[t] : starts[t + 1]] (u8).
 
-    Frame t's go to pixel[t * room :] and count[t * room :], found[t] of them; found[t] is -1 where there are more than
-    `room`, and -2 where the chunk is corrupted. `item` is the bytes of an element.
+    They lie one frame after the other from pixel[begin * room] and count[begin * room] on: frame t's found[t] from
+    place[t] on. found[t] is -1 where there are more than `room`, and -2 where the chunk is corrupted. `sums` (n,) i64
+    gets the sums over the pixels whose bit is set in `used` (pixels / 64,) u64. `item` is the bytes of an element;
+    `pixel` and `count` have 64 places more than room for each frame.
     """
     planes = 8 * item
     rows = np.empty(1 << 16, dtype=np.uint64)
     upper = np.empty(1 << 16, dtype=np.uint64)
+    to = begin * room
     for t in range(begin, end):
         at = starts[t]
         last = starts[t + 1]
-        block = _word(data, at + 8) // item
+        block = word(data, at + 8) // item
         done = 0
-        total = 0
+        place[t] = to
+        limit = to + room
+        found[t] = 0
+        total = np.int64(0)
         at += HEADER
         if block <= 0 or block % 64 != 0 or block * item > 8 * len(rows) or pixels % 64 != 0:
             found[t] = -2
             continue
-        while done < pixels and total >= 0:
+        while done < pixels and found[t] >= 0:
             part = min(block, pixels - done)
-            size = _word(data, at) if at + 4 <= last else -1
+            size = word(data, at) if at + 4 <= last else -1
             at += 4
             if size < 0 or at + size > last:
-                total = -2
+                found[t] = -2
                 break
-            if _lz4(function, data.ctypes.data + at, size, rows.ctypes.data, part * item) != part * item:
-                total = -2
+            if lz4(function, data.ctypes.data + at, size, rows.ctypes.data, part * item) != part * item:
+                found[t] = -2
                 break
             at += size
             words = part // 64
+            several = any_set(rows[words : planes * words])  # whether any pixel of the block has more than one photon
+            if several:
+                _clear(upper[:words])
+                for r in range(1, planes):
+                    _or(rows[r * words : (r + 1) * words], upper)
             for w in range(words):
-                upper[w] = np.uint64(0)
-            for r in range(1, planes):
-                _or(rows[r * words : (r + 1) * words], upper)
-            for w in range(words):
-                high = upper[w]
-                bits = rows[w] | high
-                while bits != np.uint64(0):
-                    lowest = bits & (~bits + np.uint64(1))
-                    if total >= room:
-                        total = -1
-                        break
-                    value = np.uint64(1)
-                    if high & lowest != np.uint64(0):
+                bits = rows[w] | upper[w] if several else rows[w]
+                if to > limit:
+                    break
+                wanted = used[done // 64 + w]
+                total += bits_set(rows[w] & wanted)
+                first = to
+                base = done + w * 64
+                to += bits_set(bits)
+                # two places are written whether there are two or not: guessing their number wrongly would cost more
+                for e in range(first, first + 2):
+                    pixel[e] = base + _lowest(bits)
+                    count[e] = 1
+                    bits &= bits - np.uint64(1)
+                for e in range(first + 2, to):
+                    pixel[e] = base + _lowest(bits)
+                    count[e] = 1
+                    bits &= bits - np.uint64(1)
+                if several and upper[w] != np.uint64(0):
+                    for r in range(1, planes):
+                        total += bits_set(rows[r * words + w] & wanted) << r
+                    for e in range(first, to):
+                        bit = np.uint64(pixel[e] % 64)
                         value = np.uint64(0)
                         for r in range(planes):
-                            if rows[r * words + w] & lowest != np.uint64(0):
-                                value |= np.uint64(1) << np.uint64(r)
-                    pixel[t * room + total] = done + w * 64 + _position(lowest)
-                    count[t * room + total] = value
-                    total += 1
-                    bits ^= lowest
-                if total < 0:
-                    break
+                            value |= ((rows[r * words + w] >> bit) & np.uint64(1)) << np.uint64(r)
+                        count[e] = value
+            if to > limit:
+                found[t] = -1
             done += part
-        found[t] = total
+        if found[t] >= 0:
+            found[t] = to - place[t]
+            sums[t] = total
+        else:
+            to = place[t]
+
+
+@compiled
+def _clear(words: Any) -> None:
+    for w in range(len(words)):
+        words[w] = np.uint64(0)
+
+
+@compiled
+def any_set(words: Any) -> Any:
+    """Whether any bit is set."""
+    some = np.uint64(0)
+    for w in range(len(words)):
+        some |= words[w]
+    return some != np.uint64(0)
 
 
 @compiled
@@ -124,29 +184,10 @@ def _or(source: Any, target: Any) -> None:
 
 
 @compiled
-def _word(data: Any, at: int) -> Any:
+def word(data: Any, at: int) -> Any:
     return (
         (np.int64(data[at]) << 24)
         | (np.int64(data[at + 1]) << 16)
         | (np.int64(data[at + 2]) << 8)
         | np.int64(data[at + 3])
     )
-
-
-@compiled
-def _position(bit: Any) -> Any:
-    """Which bit a power of two is."""
-    place = 0
-    if bit & np.uint64(0xFFFFFFFF00000000):
-        place += 32
-    if bit & np.uint64(0xFFFF0000FFFF0000):
-        place += 16
-    if bit & np.uint64(0xFF00FF00FF00FF00):
-        place += 8
-    if bit & np.uint64(0xF0F0F0F0F0F0F0F0):
-        place += 4
-    if bit & np.uint64(0xCCCCCCCCCCCCCCCC):
-        place += 2
-    if bit & np.uint64(0xAAAAAAAAAAAAAAAA):
-        place += 1
-    return place

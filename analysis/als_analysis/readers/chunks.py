@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from als_analysis.failure import RawFileError
 from als_analysis.readers.events import Events
+from als_analysis.readers.frames import Sums
 from als_analysis.workers import Workers
 
 if TYPE_CHECKING:
@@ -32,6 +33,18 @@ _HEADER = 12  # bitshuffle: decoded bytes (u64, big-endian), bytes per block (u3
 
 
 @dataclass(frozen=True)
+class Fetched:
+    """The encoded bytes of some frames, one after the other: frame i's are data[starts[i] : starts[i + 1]]."""
+
+    frames: range
+    data: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+@dataclass
 class Chunks:
     """Where the chunk of each frame lies (0 bytes: never written), and how to decode one."""
 
@@ -44,32 +57,99 @@ class Chunks:
     fill: Any
     bitshuffle: Any  # the C function, or None
     lz4: int | None = None  # the address of LZ4's, where bitshuffled frames are compressed with it
+    _buffers: list[NDArray[np.uint8]] = field(default_factory=list)
+    _listed: tuple[NDArray[np.int32], NDArray[Any]] | None = None
 
-    def read(self, descriptor: int, frame: int) -> bytes:
-        """The encoded bytes of a frame; raises `RawFileError` where the file ends before them."""
-        size = int(self.size[frame])
-        data = os.pread(descriptor, size, int(self.offset[frame])) if size else b""
-        if len(data) != size:
-            raise RawFileError(f"{self.path}: frame {frame}: cut off: {len(data)} of {size} bytes are there")
-        return data
+    def fetch(self, descriptor: int, frames: range) -> Fetched:
+        """Read the encoded bytes of frames, into one of two buffers that take turns.
 
-    def decode(self, data: bytes, out: NDArray[Any], frame: int) -> None:
+        Memory that is touched for the first time costs more than the reading. Raises `RawFileError` at the file's end.
+        """
+        starts = np.concatenate([[0], np.cumsum(self.size[frames.start : frames.stop : frames.step])])
+        buffer = self._buffers.pop(0) if len(self._buffers) > 1 else np.empty(0, dtype=np.uint8)
+        if len(buffer) < starts[-1]:
+            buffer = np.empty(int(starts[-1] * 1.1), dtype=np.uint8)
+        self._buffers.append(buffer)
+        bytes_ = memoryview(buffer)  # type: ignore[arg-type]
+        for row, frame in enumerate(frames):
+            start, stop = int(starts[row]), int(starts[row + 1])
+            if (
+                stop > start
+                and (read := os.preadv(descriptor, [bytes_[start:stop]], int(self.offset[frame]))) < stop - start
+            ):
+                raise RawFileError(f"{self.path}: frame {frame}: cut off: {read} of {stop - start} bytes are there")
+        return Fetched(frames, buffer, starts)
+
+    def decode(
+        self, fetched: Fetched, out: NDArray[Any], workers: Workers, used: NDArray[np.uint64] | None
+    ) -> Sums | None:
+        """Decode fetched frames into `out` (n, pixels), with their sums where that is the faster way."""
+        sums = self._decode_blocks(fetched, out, workers, used) if used is not None else None
+        if sums is None:
+
+            def work(begin: int, end: int) -> None:
+                for row in range(begin, end):
+                    data = fetched.data[fetched.starts[row] : fetched.starts[row + 1]]
+                    self._decode_frame(data, out[row], fetched.frames[row])
+
+            workers.share(work, len(fetched))
+        return sums
+
+    def _bits_can_be_read(self, fetched: Fetched) -> bool:
+        whole = self.lz4 is not None and self.dtype.kind in "ui" and self.pixels % 64 == 0
+        return whole and bool((np.diff(fetched.starts) > 0).all())
+
+    def _decode_blocks(
+        self, fetched: Fetched, out: NDArray[Any], workers: Workers, used: NDArray[np.uint64]
+    ) -> Sums | None:
+        if self.dtype.kind != "u" or self.dtype.itemsize > 4 or not self._bits_can_be_read(fetched):
+            return None
+        from als_analysis.readers.unshuffle import LARGEST_BLOCK, decode_blocks, find_blocks
+
+        item, function = self.dtype.itemsize, self.lz4 or 0
+        block = int.from_bytes(fetched.data[8:_HEADER].tobytes(), "big") // item
+        if not 0 < block * item <= LARGEST_BLOCK:
+            return None
+        where, size = np.empty((2, len(fetched), -(-self.pixels // block)), dtype=np.int64)
+        if find_blocks(fetched.data, fetched.starts, self.pixels, item, where, size) != block:
+            return None
+        pixels = np.zeros(self.pixels, dtype=np.int64)
+        parts: list[NDArray[np.int64]] = []
+        sound: list[bool] = []
+
+        def work(begin: int, end: int) -> None:
+            frames = np.zeros(len(fetched), dtype=np.int64)
+            parts.append(frames)
+            sound.append(
+                decode_blocks(function, fetched.data, where, size, block, begin, end, out, used, frames, pixels)
+            )
+
+        workers.share(work, where.shape[1])
+        return Sums(np.sum(parts, axis=0), pixels) if all(sound) else None  # if not: decoding by frames says where
+
+    def _decode_frame(self, data: NDArray[np.uint8], out: NDArray[Any], frame: int) -> None:
         """Decode one frame into `out` (pixels,), C-contiguous."""
-        if not data:
+        if len(data) == 0:
             out[:] = self.fill
             return
         if self.bitshuffle is not None:
-            block = int.from_bytes(data[8:_HEADER], "big") // self.dtype.itemsize
-            decoded = int.from_bytes(data[:8], "big")
+            block = int.from_bytes(data[8:_HEADER].tobytes(), "big") // self.dtype.itemsize
+            decoded = int.from_bytes(data[:8].tobytes(), "big")
             if decoded != out.nbytes or block <= 0 or block % 8:
                 raise RawFileError(f"{self.path}: frame {frame}: corrupted: {decoded} bytes in blocks of {block}")
-            source = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
-            used = self.bitshuffle(source + _HEADER, out.ctypes.data, self.pixels, self.dtype.itemsize, block)
+            if self.lz4 is not None:
+                from als_analysis.readers.unshuffle import is_sound
+
+                if not is_sound(self.lz4, data, self.pixels, self.dtype.itemsize):
+                    raise RawFileError(f"{self.path}: frame {frame}: corrupted: its blocks are not what it says")
+            source = data.ctypes.data + _HEADER
+            used = self.bitshuffle(source, out.ctypes.data, self.pixels, self.dtype.itemsize, block)
             if used != len(data) - _HEADER:
                 raise RawFileError(f"{self.path}: frame {frame}: corrupted: bitshuffle gave {used}")
             return
         try:
-            plain = zlib.decompress(data, bufsize=out.nbytes) if _DEFLATE in self.filters else data
+            encoded = data.tobytes()
+            plain = zlib.decompress(encoded, bufsize=out.nbytes) if _DEFLATE in self.filters else encoded
         except zlib.error as error:
             raise RawFileError(f"{self.path}: frame {frame}: corrupted: {error}") from error
         if len(plain) != out.nbytes:
@@ -80,31 +160,40 @@ class Chunks:
         else:
             out[:] = np.frombuffer(plain, dtype=self.dtype)
 
-    def events(self, fetched: list[tuple[int, bytes]], workers: Workers) -> Events | None:
-        """The events of fetched frames without decoding them to pixels; None where that is not possible."""
-        if self.lz4 is None or self.dtype.kind not in "ui" or not all(data for _, data in fetched):
+    def events(self, fetched: Fetched, workers: Workers, used: NDArray[np.uint64]) -> Events | None:
+        """The events of fetched frames without decoding them to pixels, valid until the next call.
+
+        None where that is not possible.
+        """
+        if not self._bits_can_be_read(fetched):
             return None
         from als_analysis.readers.bitplanes import list_planes
 
-        room, function = self.pixels // _FULLEST + 64, self.lz4
-        data = np.frombuffer(b"".join(data for _, data in fetched), dtype=np.uint8)
-        starts = np.concatenate([[0], np.cumsum([len(data) for _, data in fetched])])
-        pixel = np.empty(len(fetched) * room, dtype=np.int32)
-        count = np.empty(len(fetched) * room, dtype=self.dtype)
-        found = np.empty(len(fetched), dtype=np.int64)
+        room, function = self.pixels // _FULLEST + 64, self.lz4 or 0
+        data, starts = fetched.data, fetched.starts
+        if self._listed is None or len(self._listed[0]) < len(fetched) * room + 64:
+            places = len(fetched) * room + 64
+            self._listed = (np.empty(places, dtype=np.int32), np.empty(places, dtype=self.dtype))
+        pixel, count = self._listed
+        place, found, sums = np.empty((3, len(fetched)), dtype=np.int64)
         item = self.dtype.itemsize
         workers.share(
-            lambda a, b: list_planes(function, data, starts, a, b, self.pixels, item, room, pixel, count, found),
+            lambda a, b: list_planes(
+                function, data, starts, a, b, self.pixels, item, room, pixel, count, place, found, used, sums
+            ),
             len(fetched),
         )
         if (found < 0).any():
             return None  # too full, or not what it should be: decoding says which
-        parts = [slice(t * room, t * room + int(n)) for t, n in enumerate(found)]
-        return Events(
-            np.concatenate([[0], np.cumsum(found)]),
-            np.concatenate([pixel[p] for p in parts]),
-            np.concatenate([count[p] for p in parts]),
-        )
+        ends = place + found
+        breaks = np.flatnonzero(place[1:] != ends[:-1])  # where one thread's frames end and another's begin
+        first, last = [place[0], *place[breaks + 1]], [*ends[breaks], ends[-1]]
+        total = int(last[0]) - int(first[0])
+        for begin, end in zip(first[1:], last[1:], strict=True):  # close the gaps between the threads' frames
+            pixel[total : total + end - begin] = pixel[begin:end]
+            count[total : total + end - begin] = count[begin:end]
+            total += int(end - begin)
+        return Events(np.concatenate([[0], np.cumsum(found)]), pixel[:total], count[:total], sums)
 
 
 def chunks_of(dataset: h5py.Dataset, path: Path) -> Chunks | None:

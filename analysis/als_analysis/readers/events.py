@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Events:
-    """Events of some frames: of frame t, `pixel` (i32, flat, ascending) and `count` from starts[t] to starts[t + 1]."""
+    """Events of some frames: of frame t, `pixel` (i32, flat, ascending) and `count` from starts[t] to starts[t + 1].
+
+    `sums` of each frame over the used pixels, where they came with the events.
+    """
 
     starts: NDArray[np.int64]
     pixel: NDArray[np.int32]
     count: NDArray[Any]
+    sums: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -32,13 +36,26 @@ class Events:
         return Events(starts, self.pixel[self.starts[begin] :].copy(), self.count[self.starts[begin] :].copy())
 
 
-def joined(one: Events, other: Events) -> Events:
-    """The frames of both, one after the other."""
-    starts = np.concatenate([one.starts, other.starts[1:] - other.starts[0] + one.starts[-1]])
-    part = slice(other.starts[0], other.starts[-1])
-    return Events(
-        starts, np.concatenate([one.pixel, other.pixel[part]]), np.concatenate([one.count, other.count[part]])
-    )
+class Joiner:
+    """Puts frames one after the other, always in the same memory: new memory would cost more than the copying."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._pixel, self._count = np.empty(0, dtype=np.int32), np.empty(0, dtype=dtype)
+
+    def join(self, one: Events, other: Events) -> Events:
+        """The frames of both, valid until the next call."""
+        starts = np.concatenate([one.starts, other.starts[1:] - other.starts[0] + one.starts[-1]])
+        total, split = int(starts[-1]), int(one.starts[-1])
+        if len(self._pixel) < total:
+            places = total + total // 4
+            self._pixel, self._count = np.empty(places, dtype=np.int32), np.empty(places, dtype=self._count.dtype)
+        part = slice(other.starts[0], other.starts[-1])
+        for to, mine, others in (
+            (self._pixel, one.pixel, other.pixel[part]),
+            (self._count, one.count, other.count[part]),
+        ):
+            to[:split], to[split:total] = mine, others
+        return Events(starts, self._pixel[:total], self._count[:total])
 
 
 def of_frames(frames: list[tuple[NDArray[np.int32], NDArray[Any]]], dtype: np.dtype[Any]) -> Events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -37,6 +38,14 @@ _SCALE = {
 }
 
 
+@dataclass(frozen=True)
+class Sums:
+    """Of a block of whole-number frames: `frames` (n,) the sum over the used pixels, `pixels` (H * W,) over frames."""
+
+    frames: NDArray[np.int64]
+    pixels: NDArray[np.int64]
+
+
 class FrameSource(Protocol):
     """An open raw file: `shape` is (frames, height, width); used as a context manager."""
 
@@ -54,15 +63,27 @@ class FrameSource(Protocol):
         ...
 
     def fetch(self, frames: range) -> Any:
-        """Read what `decode` needs for these frames, from one thread at a time; raises `RawFileError`."""
+        """Read what `decode` needs for these frames, from one thread at a time; raises `RawFileError`.
+
+        What it gives is valid until the next but one call.
+        """
         ...
 
-    def decode(self, fetched: Any, out: NDArray[Any], workers: Workers) -> None:
-        """Decode fetched frames into `out` (n, H * W) of `dtype`, in several threads; raises `RawFileError`."""
+    def decode(
+        self, fetched: Any, out: NDArray[Any], workers: Workers, used: NDArray[np.uint64] | None = None
+    ) -> Sums | None:
+        """Decode fetched frames into `out` (n, H * W) of `dtype`, in several threads; raises `RawFileError`.
+
+        With `used` (a bit for each pixel, the lowest first) also their sums, where these cost next to nothing.
+        """
         ...
 
-    def events(self, fetched: Any, workers: Workers) -> Events | None:
-        """The events of fetched frames where the file gives them cheaply, otherwise None; raises `RawFileError`."""
+    def events(self, fetched: Any, workers: Workers, used: NDArray[np.uint64]) -> Events | None:
+        """The events of fetched frames where the file gives them cheaply, otherwise None; raises `RawFileError`.
+
+        They are valid until the next call.
+        `used` has a bit for each pixel, the lowest first: with it they may have their sums.
+        """
         ...
 
     def metadata(self) -> tuple[dict[str, Quantity], list[str]]:

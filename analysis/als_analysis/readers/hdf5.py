@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from als_analysis.failure import RawFileError
 from als_analysis.readers.chunks import Chunks, chunks_of
 from als_analysis.readers.events import Events
-from als_analysis.readers.frames import Quantity
+from als_analysis.readers.frames import Quantity, Sums
 from als_analysis.readers.layout import Field, Layout
 from als_analysis.workers import Workers
 
@@ -69,23 +69,18 @@ class Hdf5Frames:
         if self._chunks is None:
             return self.read(frames.start, frames.stop, frames.step)
         assert self._descriptor is not None
-        return [(frame, self._chunks.read(self._descriptor, frame)) for frame in frames]
+        return self._chunks.fetch(self._descriptor, frames)
 
-    def decode(self, fetched: Any, out: NDArray[Any], workers: Workers) -> None:
-        chunks = self._chunks
-        if chunks is None:
+    def decode(
+        self, fetched: Any, out: NDArray[Any], workers: Workers, used: NDArray[np.uint64] | None = None
+    ) -> Sums | None:
+        if self._chunks is None:
             out[:] = fetched.reshape(len(fetched), -1)
-            return
+            return None
+        return self._chunks.decode(fetched, out, workers, used)
 
-        def work(begin: int, end: int) -> None:
-            for row in range(begin, end):
-                frame, data = fetched[row]
-                chunks.decode(data, out[row], frame)
-
-        workers.share(work, len(fetched))
-
-    def events(self, fetched: Any, workers: Workers) -> Events | None:
-        return self._chunks.events(fetched, workers) if self._chunks is not None else None
+    def events(self, fetched: Any, workers: Workers, used: NDArray[np.uint64]) -> Events | None:
+        return self._chunks.events(fetched, workers, used) if self._chunks is not None else None
 
     def metadata(self) -> tuple[dict[str, Quantity], list[str]]:
         beside = self.layout.companion(self.path, self.layout.metadata_file)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from als_analysis.failure import RawFileError
 from als_analysis.readers.events import Events, of_frames
-from als_analysis.readers.frames import Quantity
+from als_analysis.readers.frames import Quantity, Sums
 from als_analysis.readers.hdf5 import open_hdf5, read_fields
 from als_analysis.readers.layout import Layout
 from als_analysis.workers import Workers
@@ -99,7 +99,7 @@ class ImmFrames:
             fetched.append((frame, data))
         return fetched
 
-    def events(self, fetched: Any, workers: Workers) -> Events | None:
+    def events(self, fetched: Any, workers: Workers, used: NDArray[np.uint64]) -> Events | None:
         return of_frames([self._events_of(data, frame) for frame, data in fetched], self.dtype) if self.sparse else None
 
     def _events_of(self, data: bytes, frame: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
@@ -118,12 +118,15 @@ class ImmFrames:
         else:
             out[:] = np.frombuffer(data, dtype="<u2")
 
-    def decode(self, fetched: Any, out: NDArray[Any], workers: Workers) -> None:
+    def decode(
+        self, fetched: Any, out: NDArray[Any], workers: Workers, used: NDArray[np.uint64] | None = None
+    ) -> Sums | None:
         def work(begin: int, end: int) -> None:
             for row in range(begin, end):
                 self._decode_one(fetched[row], out[row])
 
         workers.share(work, len(fetched))
+        return None
 
     def metadata(self) -> tuple[dict[str, Quantity], list[str]]:
         beside = self.layout.companion(self.path, self.layout.metadata_file)

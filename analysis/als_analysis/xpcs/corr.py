@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from als_analysis import __version__
 from als_analysis.failure import OutOfMemory, Preempted, QMapError, RawFileError
+from als_analysis.memory import INTERPRETER_BYTES
 from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
 from als_analysis.workers import Workers, available_cores
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
@@ -27,10 +28,8 @@ from als_analysis.xpcs.stream import block_edges, blocks
 
 SEGMENTS = 10
 FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which their error does not show
-_USUAL_BYTES = 470 << 20  # what the analysis holds beside the interpreter where no limit is given …
+_USUAL_BYTES = 497 << 20  # what the analysis holds beside the interpreter where no limit is given …
 _USUAL_BYTES_PER_LANE = 2000  # … or this, for a detector larger than 512 x 512
-# what Python and its libraries take; a measured figure would differ from run to run, and blocks, checkpoints with it
-_INTERPRETER_BYTES = 240 << 20
 _MOST_FRAMES, _FEWEST_FRAMES = 256, 16  # in a block
 _MOST_EVENT_FRAMES = 1024  # whose memory is next to nothing
 
@@ -68,7 +67,7 @@ def correlate(
             correlator = _correlator(source, options, frames, pixels, workers)
         run = _Run(source, options, correlator, observer, workers)
         if out is not None and stop is not None and options.device != "cuda":
-            run.checkpoint = Checkpoint(out, run.identity(qmap))
+            run.checkpoint = Checkpoint(out, identity_of(source, qmap, options) | {"edges": run.edges})
         multitau = run.through(progress, stop)
         alive = correlator.alive() if correlator is not None else observer.known[pixels.used] == frames
         if not alive.any():
@@ -95,13 +94,29 @@ def correlate(
     )
 
 
+def identity_of(source: FrameSource, qmap: QMap, options: Options) -> dict[str, Any]:
+    """What must be equal for what a stopped run left behind to be of this one."""
+    status = source.path.stat()
+    return {
+        "raw": str(source.path),
+        "bytes": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "qmap": qmap.hash,
+        "mask": int(qmap.mask.sum()),
+        "options": asdict(options),
+        "version": __version__,
+        "layout": str(source.layout),
+    }
+
+
 def _correlator(source: FrameSource, options: Options, frames: int, pixels: Pixels, workers: Workers) -> Correlator:
     if options.device == "cuda":
         from als_analysis.xpcs.cuda import DeviceCorrelator, TorchBackend
 
         return DeviceCorrelator(frames, pixels, workers, TorchBackend())
-    if is_sparse(source, options, pixels, frames):
-        return EventCorrelator(frames, pixels, workers, source.dtype)
+    if is_sparse(source, options, pixels, frames, workers):
+        dense = arrange(pixels.size, pixels.used, pixels.static, pixels.dynamic, dense=True)
+        return EventCorrelator(frames, dense, workers, source.dtype)
     return Correlator(frames, pixels, workers)
 
 
@@ -129,26 +144,11 @@ class _Run:
         if sparse:
             multiple = BLOCK_MULTIPLE
             self.cuts = [c // multiple * multiple if c < frames else c for c in self.cuts]
-            observer.cuts = [c // multiple * multiple if c < frames else c for c in observer.cuts]
-        self.edges = block_edges(frames, block, {*observer.cuts, *self.cuts}, multiple)
+        # the observer finds its segments in events by itself, in frames only at the end of a block
+        self.edges = block_edges(frames, block, set(self.cuts) if sparse else {*observer.cuts, *self.cuts}, multiple)
         self.parts: list[tuple[Any, Any]] = []
         self.mark: Mark | None = None
         self.whole: tuple[Any, Any] = (None, None)
-
-    def identity(self, qmap: QMap) -> dict[str, Any]:
-        """What must be equal for a checkpoint to be of this run."""
-        status = self.source.path.stat()
-        return {
-            "raw": str(self.source.path),
-            "bytes": status.st_size,
-            "mtime_ns": status.st_mtime_ns,
-            "qmap": qmap.hash,
-            "mask": int(qmap.mask.sum()),
-            "options": asdict(self.options),
-            "edges": self.edges,
-            "version": __version__,
-            "layout": str(self.source.layout),
-        }
 
     def through(self, progress: Progress | None, stop: Callable[[], bool] | None) -> Multitau | None:
         """Take all frames in, and give g2 with its parts."""
@@ -156,7 +156,7 @@ class _Run:
         frames = self.observer.frames
         edges = self.edges[self.edges.index(begin) :]
         stream: Any = event_blocks if isinstance(self.correlator, EventCorrelator) else blocks
-        for start, block in stream(self.source, self.options, edges, self.workers):
+        for start, block in stream(self.source, self.options, edges, self.workers, self.observer.pixels.used_bits):
             self._take(block)
             done = start + len(block)
             if progress is not None:
@@ -187,11 +187,13 @@ class _Run:
             mean = self.observer.add(block, self.workers)
             if correlator is None:
                 return
-            correlator.add(block, self._scale(mean))
+            correlator.add(block.raw, self._scale(mean))
         if self.observer.done in self.cuts:
-            self.whole, part = correlator.g2(self.mark)
+            more = self.observer.done < self.observer.frames
+            note = (self.mark or correlator.new_mark()) if more else None
+            self.whole, part = correlator.g2(self.mark, note)
             self.parts.append(part)
-            self.mark = correlator.mark() if self.observer.done < self.observer.frames else None
+            self.mark = note
 
     def _scale(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
         scale = np.ones(len(mean), dtype=np.float32)
@@ -218,21 +220,21 @@ class _Run:
             return 0
         self.observer.restore({k.removeprefix("observer_"): v for k, v in stored.items() if k.startswith("observer_")})
         if self.correlator is not None:
-            sums, recent, first, odd, total = (stored[f"state_{key}"] for key in _STATE)
-            self.correlator.state = State(sums, recent, first, odd, total, int(stored["state_frames"]))
+            sums, recent, first, total = (stored[f"state_{key}"] for key in _STATE)
+            self.correlator.state = State(sums, recent, first, total, int(stored["state_frames"]))
         if isinstance(self.correlator, EventCorrelator):
             self.correlator.remember(
                 {k.removeprefix("events_"): v for k, v in stored.items() if k.startswith("events_")}
             )
         if "mark_frames" in stored:
-            sums, past, odd, total = (stored[f"mark_{key}"] for key in _MARK)
-            self.mark = Mark(sums, past, odd, total, int(stored["mark_frames"]))
+            sums, past, newest, total = (stored[f"mark_{key}"] for key in _MARK)
+            self.mark = Mark(sums, past, newest, total, int(stored["mark_frames"]))
         self.parts = [(part[0], part[1]) for part in stored.get("parts", ())]
         return self.observer.done
 
 
-_STATE = ("sums", "recent", "first", "odd", "total")
-_MARK = ("sums", "past", "odd", "total")
+_STATE = ("sums", "recent", "first", "total")
+_MARK = ("sums", "past", "newest", "total")
 
 
 def pixels_of(qmap: QMap) -> Pixels:
@@ -267,8 +269,9 @@ def _block_frames(source: FrameSource, options: Options, frames: int, pixels: Pi
         per_frame += pixels.size * _block_type(source, options).itemsize
     if options.memory is None:
         usual = max(_USUAL_BYTES, _USUAL_BYTES_PER_LANE * pixels.tiles * 64)
-        return int(np.clip((usual - fixed) // per_frame, 2 * _FEWEST_FRAMES, _MOST_FRAMES))
-    room = options.memory - _INTERPRETER_BYTES - fixed
+        # a tenth more for what else grows with the levels: ten times the frames shall not take more memory
+        return int(np.clip((usual - 1.1 * fixed) // per_frame, 2 * _FEWEST_FRAMES, _MOST_FRAMES))
+    room = options.memory - INTERPRETER_BYTES - fixed
     if room < _FEWEST_FRAMES * per_frame:
         need = options.memory - room + _FEWEST_FRAMES * per_frame
         raise OutOfMemory(

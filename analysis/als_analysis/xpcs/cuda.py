@@ -90,7 +90,7 @@ class DeviceCorrelator(Correlator):
         def rows(array: NDArray[Any]) -> list[Any]:  # (T, rows, 64) to one (pixels,) array per row
             return [self._on.put(array[:, row].reshape(-1)[lanes].copy()) for row in range(array.shape[1])]
 
-        self._sums, self._odd = rows(state.sums), rows(state.odd)
+        self._sums = rows(state.sums)
         self._total = self._on.put(state.total.reshape(-1)[lanes].copy())
         self._recent = [
             self._on.put(np.stack([state.recent[:, level, r].reshape(-1)[lanes] for r in range(_REACH)]))
@@ -114,7 +114,6 @@ class DeviceCorrelator(Correlator):
             place(state.sums[:, row], values)
         place(state.total, self._total)
         for level in range(self.lags.levels):
-            place(state.odd[:, level], self._odd[level])
             for r in range(_REACH):
                 place(state.recent[:, level, r], self._recent[level][r])
                 place(state.first[:, level, r], self._first[level][r])
@@ -136,21 +135,16 @@ class DeviceCorrelator(Correlator):
             known = int(min(seen[level], _REACH))
             if known < _REACH:
                 self._first[level] = on.join(on.join(self._first[level][:known], x), self._first[level])[:_REACH]
+            waiting = self._recent[level][-1:]  # for the other sample of its pair, if the number of samples is odd
             self._recent[level] = window[n:]
             if level == min(_SUMMED, self.lags.levels - 1):
                 self._total = self._total + on.total(x)
             if seen[level] % 2 == 1:
-                x = on.join(self._odd[level][None], x)
+                x = on.join(waiting, x)
             pairs = len(x) // 2
-            if len(x) % 2 == 1:
-                self._odd[level] = x[-1]
             x = on.f32(0.5 * (x[0 : 2 * pairs : 2] + x[1 : 2 * pairs : 2]))
         self.state.frames += len(raw)
 
-    def g2(self, since: Mark | None = None) -> Any:
+    def g2(self, since: Mark | None = None, note: Mark | None = None) -> Any:
         self.sync()
-        return super().g2(since)
-
-    def mark(self) -> Mark:
-        self.sync()
-        return super().mark()
+        return super().g2(since, note)

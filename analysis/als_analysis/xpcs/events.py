@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import BadArguments
-from als_analysis.readers.events import Events, joined, of_frames
+from als_analysis.readers.events import Events, Joiner, of_frames
 from als_analysis.readers.frames import FrameSource
 from als_analysis.workers import Workers
 from als_analysis.xpcs.multitau import Correlator, Pixels
@@ -31,7 +31,7 @@ def listed(raw: NDArray[Any], workers: Workers) -> Events:
 
     counts = np.zeros(len(raw), dtype=np.int64)
     fits = raw.flags.c_contiguous and raw.shape[1] * raw.itemsize % 8 == 0
-    words = raw.view(np.uint64) if fits else np.empty((len(raw), 0), dtype=np.uint64)
+    words = raw.view(np.uint64) if fits else raw
     workers.share(lambda a, b: kernels_sparse.count_events(words, raw, a, b, counts), len(raw))
     starts = np.concatenate([[0], np.cumsum(counts)])
     pixel, count = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=raw.dtype)
@@ -39,7 +39,7 @@ def listed(raw: NDArray[Any], workers: Workers) -> Events:
     return Events(starts, pixel, count)
 
 
-def is_sparse(source: FrameSource, options: Options, pixels: Pixels, frames: int) -> bool:
+def is_sparse(source: FrameSource, options: Options, pixels: Pixels, frames: int, workers: Workers) -> bool:
     """Whether to take the event path: when told so, or when a few frames spread over all are nearly empty.
 
     Raises `BadArguments` when told so for data that it cannot take.
@@ -56,7 +56,11 @@ def is_sparse(source: FrameSource, options: Options, pixels: Pixels, frames: int
     if known is not None:
         return bool(known < MOST_OCCUPIED)
     picked = options.raw_frames(0, frames)[:: max(1, frames // _SAMPLED)]
-    occupied = [np.count_nonzero(source.read(f, f + 1).reshape(-1)[pixels.used]) / len(pixels.used) for f in picked]
+    frame = np.empty((1, pixels.size), dtype=source.dtype)
+    occupied = []
+    for f in picked:
+        source.decode(source.fetch(range(f, f + 1)), frame, workers)
+        occupied.append(np.count_nonzero(frame[0, pixels.used]) / len(pixels.used))
     return bool(np.mean(occupied) < MOST_OCCUPIED)
 
 
@@ -66,6 +70,7 @@ class EventCorrelator(Correlator):
     def __init__(self, frames: int, pixels: Pixels, workers: Workers, dtype: np.dtype[Any]) -> None:
         super().__init__(frames, pixels, workers)
         self._before = of_frames([], dtype)
+        self._joiner = Joiner(dtype)
         self._scale_before = np.empty(0, dtype=np.float32)
         lane = np.full(pixels.size, -1, dtype=np.int32)
         lane[pixels.used] = pixels.lane_of_used
@@ -89,56 +94,23 @@ class EventCorrelator(Correlator):
         from als_analysis.xpcs import kernels_sparse
 
         state, n = self.state, len(events)
-        both, scales = joined(self._before, events), np.concatenate([self._scale_before, scale])
+        both, scales = self._joiner.join(self._before, events), np.concatenate([self._scale_before, scale])
         origin, seen = len(self._before), state.seen
-        tiles = self.pixels.tiles
-        edges = [tiles * i // self.workers.threads for i in range(self.workers.threads + 1)]
+        arrays = (seen, state.sums, state.recent, state.first, state.total)
 
         def work(begin: int, end: int) -> None:
-            for a, b in pairwise(edges[begin : end + 1]):
-                ends = np.empty((b - a) * 64, dtype=np.int64)
-                mine = kernels_sparse.count_by_lane(
-                    both.starts, both.pixel, self.lane, self._bounds[a], self._bounds[b], a * 64, ends
-                )
-                when, value = np.empty(mine, dtype=np.int32), np.empty(mine, dtype=np.float32)
-                kernels_sparse.sort_events(
-                    both.starts,
-                    both.pixel,
-                    both.count,
-                    scales,
-                    origin,
-                    self.lane,
-                    self._bounds[a],
-                    self._bounds[b],
-                    a * 64,
-                    ends,
-                    when,
-                    value,
-                )
-                kernels_sparse.add_events(
-                    ends,
-                    when,
-                    value,
-                    a * 64,
-                    n,
-                    a,
-                    b,
-                    seen,
-                    state.sums,
-                    state.recent,
-                    state.first,
-                    state.odd,
-                    state.total,
-                )
+            kernels_sparse.add_events(
+                both.starts, both.pixel, both.count, scales, origin, self.lane, self._bounds, begin, end, *arrays
+            )
 
-        self.workers.share(work, len(edges) - 1)
+        self.workers.share(work, self.pixels.tiles)
         state.frames += n
         self._before = both.last(kernels_sparse.MEMORY)
         self._scale_before = scales[len(scales) - len(self._before) :]
 
 
 def event_blocks(
-    source: FrameSource, options: Options, edges: list[int], workers: Workers
+    source: FrameSource, options: Options, edges: list[int], workers: Workers, used: NDArray[np.uint64]
 ) -> Iterator[tuple[int, Events]]:
     """(first processed frame, events) block by block: from the file's own events, or what is not 0 in its frames."""
     spans = list(pairwise(edges))
@@ -148,7 +120,7 @@ def event_blocks(
         fetched = coming.result()
         following = spans[number + 1 : number + 2]
         coming = workers.ahead(source.fetch, options.raw_frames(*following[0])) if following else None
-        found = source.events(fetched, workers)
+        found = source.events(fetched, workers, used)
         if found is None:  # a frame too full for its list, or one that only HDF5 can read
             raw = np.empty((len(fetched), source.shape[1] * source.shape[2]), dtype=source.dtype)
             source.decode(fetched, raw, workers)

@@ -81,6 +81,13 @@ class Pixels:
         return len(self.static_of_lane)
 
     @property
+    def used_bits(self) -> NDArray[np.uint64]:
+        """A bit for each pixel of the frame, the lowest of a word first: whether it is used."""
+        bits = np.zeros(-(-self.size // 64) * 64, dtype=np.uint8)
+        bits[self.used] = 1
+        return np.packbits(bits, bitorder="little").view(np.uint64)
+
+    @property
     def lane_of_used(self) -> NDArray[np.int64]:
         """For each used pixel its place in arrays of shape (T, 64), flattened."""
         if self.gathered is not None:
@@ -89,11 +96,16 @@ class Pixels:
         return np.asarray(tile * _LANES + self.used - self.starts[tile], dtype=np.int64)
 
 
-def arrange(size: int, used: NDArray[np.int64], static: NDArray[np.int64], dynamic: NDArray[np.int64]) -> Pixels:
-    """Arrange `used` (ascending flat indices into a frame of `size` pixels) with their bins into tiles."""
+def arrange(
+    size: int, used: NDArray[np.int64], static: NDArray[np.int64], dynamic: NDArray[np.int64], dense: bool = False
+) -> Pixels:
+    """Arrange `used` (ascending flat indices into a frame of `size` pixels) with their bins into tiles.
+
+    `dense`: without empty lanes at any rate, for those who do not read pixels out of frames.
+    """
     windows = np.unique(used // _LANES) * _LANES
     gathered: NDArray[np.int64] | None = None
-    if len(windows) * _LANES > _MOST_WASTE * len(used) + _LANES:
+    if dense or len(windows) * _LANES > _MOST_WASTE * len(used) + _LANES:
         tiles = -(-len(used) // _LANES)
         gathered = np.full(tiles * _LANES, -1, dtype=np.int64)
         gathered[: len(used)] = used
@@ -129,7 +141,6 @@ class State:
     sums: F64
     recent: NDArray[np.float32]
     first: NDArray[np.float32]
-    odd: NDArray[np.float32]
     total: F64
     frames: int = 0
 
@@ -140,7 +151,6 @@ class State:
             np.zeros((tiles, lags, _LANES)),
             np.zeros((tiles, levels, _REACH, _LANES), dtype=np.float32),
             np.zeros((tiles, levels, _REACH, _LANES), dtype=np.float32),
-            np.zeros((tiles, levels, _LANES), dtype=np.float32),
             np.zeros((tiles, _LANES)),
         )
 
@@ -148,11 +158,11 @@ class State:
     def nbytes(tiles: int, levels: int) -> int:
         """Bytes that a state takes."""
         lags = _REACH + DELAYS_PER_LEVEL * (levels - 1)
-        return tiles * _LANES * (8 * lags + 8 + levels * (2 * 4 * _REACH + 4))
+        return tiles * _LANES * (8 * lags + 8 + levels * 2 * 4 * _REACH)
 
     @property
     def seen(self) -> NDArray[np.int64]:
-        return np.array([self.frames >> level for level in range(self.odd.shape[1])], dtype=np.int64)
+        return np.array([self.frames >> level for level in range(self.recent.shape[1])], dtype=np.int64)
 
 
 @dataclass
@@ -161,14 +171,14 @@ class Mark:
 
     sums: NDArray[np.float32]
     past: NDArray[np.float32]
-    odd: NDArray[np.float32]
+    newest: NDArray[np.float32]
     total: F64
     frames: int = 0
 
     @classmethod
     def empty(cls, tiles: int, lags: int, levels: int) -> Mark:
-        none = np.zeros((tiles, lags, _LANES), dtype=np.float32)
-        return cls(none, none.copy(), np.zeros((tiles, levels, _LANES), dtype=np.float32), np.zeros((tiles, _LANES)))
+        sums, past = (np.zeros((tiles, lags, _LANES), dtype=np.float32) for _ in range(2))
+        return cls(sums, past, np.zeros((tiles, levels, _LANES), dtype=np.float32), np.zeros((tiles, _LANES)))
 
     @staticmethod
     def nbytes(tiles: int, levels: int) -> int:
@@ -178,7 +188,7 @@ class Mark:
 
     @property
     def seen(self) -> NDArray[np.int64]:
-        return np.array([self.frames >> level for level in range(self.odd.shape[1])], dtype=np.int64)
+        return np.array([self.frames >> level for level in range(self.newest.shape[1])], dtype=np.int64)
 
 
 class Correlator:
@@ -194,7 +204,7 @@ class Correlator:
         from als_analysis.xpcs import kernels
 
         state, pixels, seen = self.state, self.pixels, self.state.seen
-        arrays = (seen, state.sums, state.recent, state.first, state.odd, state.total)
+        arrays = (seen, state.sums, state.recent, state.first, state.total)
         if pixels.gathered is None:
             self.workers.share(lambda a, b: kernels.add_windows(raw, scale, pixels.starts, a, b, *arrays), pixels.tiles)
         else:
@@ -202,8 +212,10 @@ class Correlator:
             self.workers.share(lambda a, b: kernels.add_gathered(raw, scale, gathered, a, b, *arrays), pixels.tiles)
         state.frames += len(raw)
 
-    def g2(self, since: Mark | None = None) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
+    def g2(self, since: Mark | None = None, note: Mark | None = None) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
         """(g2, error) over all frames, and from the pairs whose later sample came after `since` (None: the same).
+
+        `note`, a new mark or `since` itself, becomes a mark of the present state.
 
         Each is (lags, dynamic bins). Per static bin <G2> / (<IP> <IF>), then the unweighted mean over the static bins
         inside each dynamic bin: dividing per dynamic bin only would lift the baseline by Var(I) / <I>^2 inside the
@@ -211,18 +223,21 @@ class Correlator:
         that is not finite in any frame are left out. A bin without intensity, or a lag without pairs, gives NaN, and
         so does the error of a lag with one pair, whose per-pixel g2 is 1 by definition.
         """
-        from als_analysis.xpcs import kernels
+        from als_analysis.xpcs import kernels_bins
 
         pixels, state = self.pixels, self.state
         statics, dynamics, rows = int(pixels.static.max()) + 1, int(pixels.dynamic.max()) + 1, state.sums.shape[1]
-        per_static = np.zeros((2, _PARTS, rows, 4, statics))
-        per_dynamic = np.zeros((2, _PARTS, rows, 3, dynamics))
-        before = since if since is not None else Mark.empty(1, state.sums.shape[1], self.lags.levels)
+        per_static = np.zeros((2, _PARTS, statics, rows, 4))
+        per_dynamic = np.zeros((2, _PARTS, dynamics, rows, 3))
+        if note is not None and since is not None and note is not since:
+            raise ValueError("a mark can only be renewed, or made where there is none")
+        before = since or note or Mark.empty(1, state.sums.shape[1], self.lags.levels)
+        seen_before = before.seen
         edges = [pixels.tiles * i // _PARTS for i in range(_PARTS + 1)]
 
         def work(begin: int, end: int) -> None:
             for part in range(begin, end):
-                kernels.reduce_tiles(
+                kernels_bins.reduce_tiles(
                     edges[part],
                     edges[part + 1],
                     pixels.static_of_lane,
@@ -231,23 +246,25 @@ class Correlator:
                     state.sums,
                     state.recent,
                     state.first,
-                    state.odd,
                     state.total,
                     per_static[0, part],
                     per_dynamic[0, part],
                     since is not None,
-                    before.seen,
+                    seen_before,
                     before.sums,
                     before.past,
-                    before.odd,
+                    before.newest,
                     before.total,
                     per_static[1, part],
                     per_dynamic[1, part],
+                    note is not None,
                 )
 
         self.workers.share(work, _PARTS)
+        if note is not None:
+            note.frames = state.frames
         pairs = np.maximum(state.seen[self.lags.level] - self.lags.step, 0)
-        earlier = np.maximum(before.seen[self.lags.level] - self.lags.step, 0)
+        earlier = np.maximum(seen_before[self.lags.level] - self.lags.step, 0)
         found = []
         for which, count in ((0, pairs), (1, pairs - earlier)):
             value, error = _normalized(
@@ -257,39 +274,28 @@ class Correlator:
             found.append((value, error))
         return found[0], found[1] if since is not None else found[0]
 
-    def mark(self) -> Mark:
-        """Note the state, for the g2 of what comes after it."""
-        from als_analysis.xpcs import kernels
-
-        state = self.state
-        mark = Mark.empty(self.pixels.tiles, state.sums.shape[1], self.lags.levels)
-        mark.odd, mark.total, mark.frames = state.odd.copy(), state.total.copy(), state.frames
-        self.workers.share(
-            lambda a, b: kernels.mark_tiles(
-                a, b, state.seen, state.sums, state.recent, state.odd, state.total, mark.sums, mark.past
-            ),
-            self.pixels.tiles,
-        )
-        return mark
+    def new_mark(self) -> Mark:
+        """A mark for `g2` to write to."""
+        return Mark.empty(self.pixels.tiles, self.state.sums.shape[1], self.lags.levels)
 
     def alive(self) -> NDArray[np.bool_]:
         """Which of the used pixels had a finite value in every frame."""
-        from als_analysis.xpcs import kernels
+        from als_analysis.xpcs import kernels_bins
 
         total = np.empty((self.pixels.tiles, _LANES))
-        kernels.level_zero_totals(self.state.seen, self.state.odd, self.state.total, total)
+        kernels_bins.level_zero_totals(self.state.seen, self.state.recent, self.state.total, total)
         return np.asarray(np.isfinite(total.reshape(-1)[self.pixels.lane_of_used]))
 
     def maps(self, shape: tuple[int, int]) -> NDArray[np.float32]:
         """G2, IP, IF of every pixel, (lags, 3, H, W); NaN where unused."""
-        from als_analysis.xpcs import kernels
+        from als_analysis.xpcs import kernels_bins
 
         tiles, rows = self.pixels.tiles, self.state.sums.shape[1]
         lanes = np.empty((tiles, 3, rows, _LANES), dtype=np.float32)
         state = self.state
         self.workers.share(
-            lambda a, b: kernels.mean_products(
-                a, b, state.seen, state.sums, state.recent, state.first, state.odd, state.total, lanes
+            lambda a, b: kernels_bins.mean_products(
+                a, b, state.seen, state.sums, state.recent, state.first, state.total, lanes
             ),
             tiles,
         )
@@ -309,17 +315,17 @@ class Correlator:
 def _normalized(
     per_static: F64, per_dynamic: F64, rows: NDArray[np.int64], pixels: Pixels, dynamics: int
 ) -> tuple[F64, F64]:
-    owner = np.zeros(per_static.shape[2], dtype=np.int64)
+    owner = np.zeros(len(per_static), dtype=np.int64)
     owner[pixels.static] = pixels.dynamic
     value, error = np.full((len(rows), dynamics), np.nan), np.full((len(rows), dynamics), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         for number, row in enumerate(rows):
-            product, past, future, count = per_static[row]
+            product, past, future, count = per_static[:, row].T
             ratio = (product / count) / ((past / count) * (future / count))
             good = np.isfinite(ratio)
             bins = np.bincount(owner[good], minlength=dynamics)
             value[number] = np.bincount(owner[good], weights=ratio[good], minlength=dynamics) / bins
             # sums of v - 1 and (v - 1)^2 of the per-pixel g2: about 1, so that nothing cancels
-            n, one, two = per_dynamic[row]
+            n, one, two = per_dynamic[:, row].T
             error[number] = np.sqrt(np.maximum(two - one**2 / n, 0.0) / (n - 1.0) / n)
     return value, error

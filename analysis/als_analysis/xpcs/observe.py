@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from als_analysis.readers.events import Events
 from als_analysis.workers import Workers
 from als_analysis.xpcs.multitau import Pixels
+from als_analysis.xpcs.stream import Block
 
 F64 = NDArray[np.float64]
 _SATURATION_SAMPLES = 32
@@ -57,17 +59,23 @@ class Observer:
         self._last: NDArray[Any] | None = None
         self._every = max(1, frames // _SATURATION_SAMPLES)
 
-    def add(self, raw: NDArray[Any], workers: Workers) -> F64:
+    def add(self, block: Block, workers: Workers) -> F64:
         """Watch the next frames; returns their means over the used pixels."""
-        from als_analysis.xpcs import kernels
+        from als_analysis.xpcs import kernels_frames
 
+        raw = block.raw
         start, count = self.done, len(raw)
         mean = self.mean[start : start + count]
-        means = kernels.whole_frame_means if self.whole else kernels.frame_means
-        adding = kernels.add_whole_frames if self.whole else kernels.add_frames
-        runs = self.pixels.runs
-        workers.share(lambda a, b: means(raw, runs, a, b, mean), count)
-        workers.share(lambda a, b: adding(raw, a, b, self.total, self.known), self.pixels.size)
+        if block.sums is not None:
+            mean[:] = block.sums.frames / len(self.pixels.used)
+            self.total += block.sums.pixels
+            self.known += count
+        else:
+            means = kernels_frames.whole_frame_means if self.whole else kernels_frames.frame_means
+            adding = kernels_frames.add_whole_frames if self.whole else kernels_frames.add_frames
+            runs = self.pixels.runs
+            workers.share(lambda a, b: means(raw, runs, a, b, mean), count)
+            workers.share(lambda a, b: adding(raw, a, b, self.total, self.known), self.pixels.size)
         for row in range(count):
             previous = raw[row - 1] if row else self._last
             # the mean of a repeated frame is the same to the last bit: whole frames are compared only then
@@ -88,29 +96,51 @@ class Observer:
         from als_analysis.xpcs import kernels_sparse
 
         start, count = self.done, len(events)
-        sums = np.zeros(count)
-        workers.share(
-            lambda a, b: kernels_sparse.sum_events(events.starts, events.pixel, events.count, lane, a, b, sums), count
-        )
+        sums = events.sums
+        if sums is None:
+            sums = np.empty(count, dtype=np.int64)
+            found = (events.starts, events.pixel, events.count, lane)
+            workers.share(lambda a, b: kernels_sparse.sum_events(*found, a, b, sums), count)
         mean = self.mean[start : start + count]
         mean[:] = sums / len(self.pixels.used)
-        kernels_sparse.add_event_totals(
-            events.pixel, events.count, int(events.starts[0]), int(events.starts[-1]), self.total
+        cuts = [c - start for c in self.cuts if start < c < start + count]
+        for a, b in pairwise([0, *cuts, count]):
+            first, last = int(events.starts[a]), int(events.starts[b])
+            self._add_totals(events, first, last, workers)
+            self.known += b - a
+            if start + b in self.cuts:
+                self._close_segment()
+        same = np.flatnonzero(
+            (mean == np.append(self.mean[start - 1 : start] if start else np.nan, mean[:-1])) & (mean != 0)
         )
-        self.known += count
-        for row in range(count):
-            pixel, number = events.frame(row)
-            same = start + row > 0 and mean[row] == self.mean[start + row - 1] and mean[row] != 0
-            if same and self._last is not None and np.array_equal(np.concatenate([pixel, number]), self._last):
-                self.repeated += 1
-            self._last = np.concatenate([pixel, number])
+        for row in same.tolist():
+            now = np.concatenate(events.frame(row))
+            before = np.concatenate(events.frame(row - 1)) if row else self._last
+            self.repeated += int(before is not None and np.array_equal(now, before))
+        self._last = np.concatenate(events.frame(count - 1))
         if self.top is not None:
             self.saturated += int(np.count_nonzero(events.count == self.top))
             self.looked_at += count * self.pixels.size
         self.done += count
-        if self.done in self.cuts:
-            self._close_segment()
         return mean
+
+    def _add_totals(self, events: Events, first: int, last: int, workers: Workers) -> None:
+        """Add events first … last to their pixels: one array for each thread, of whole numbers, whose sum is exact."""
+        from als_analysis.xpcs import kernels_sparse
+
+        edges = [first + (last - first) * i // workers.threads for i in range(workers.threads + 1)]
+
+        def work(begin: int, end: int) -> None:
+            for part in range(begin, end):
+                total = self.total if part == 0 else np.zeros_like(self.total)
+                kernels_sparse.add_event_totals(events.pixel, events.count, edges[part], edges[part + 1], total)
+                if part:
+                    others.append(total)
+
+        others: list[F64] = []
+        workers.share(work, workers.threads)
+        for total in others:
+            self.total += total
 
     def _close_segment(self) -> None:
         used = self.pixels.used

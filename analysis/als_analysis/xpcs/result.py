@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.atomic import json_safe, written_beside
-from als_analysis.failure import OutputExists, RawFileError
+from als_analysis.failure import OutputExists, Preempted, RawFileError
 from als_analysis.readers.frames import Quantity
 from als_analysis.readers.hdf5 import open_hdf5
 from als_analysis.xpcs.fits import Fit
+from als_analysis.xpcs.kept_maps import MAPS, KeptMaps
 from als_analysis.xpcs.multitau import Lags
 from als_analysis.xpcs.observe import Observed
 from als_analysis.xpcs.qmap import QMap, read_qmap, write_qmap_group
@@ -95,17 +96,31 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
         raise OutputExists(f"{out}: a result is there already; --overwrite replaces it")
 
 
-def write_result(out: Path, result: Result, two_time: Iterable[TwoTime] = ()) -> None:
-    """Write the result file, whole or not at all; two-time maps are written as they come. Raises `OutputError`."""
+def write_result(out: Path, result: Result, two_time: Iterable[TwoTime] = (), kept: KeptMaps | None = None) -> None:
+    """Write the result file, whole or not at all; two-time maps are written as they come.
+
+    `kept` has the maps of an earlier run that was stopped, and keeps those of this one if `two_time` is stopped. Raises
+    `OutputError`, and what `two_time` raises.
+    """
+    with written_beside(out) as beside:
+        try:
+            _write_into(beside, result, two_time, kept)
+        except Preempted:
+            if kept is not None:
+                kept.keep(beside)
+            raise
+
+
+def _write_into(path: Path, result: Result, two_time: Iterable[TwoTime], kept: KeptMaps | None) -> None:
     import h5py
 
-    with written_beside(out) as beside, h5py.File(beside, "w") as file:
+    with h5py.File(path, "w") as file:
         _write_entry(file, result)
         write_qmap_group(file.create_group("/xpcs/qmap"), result.qmap)
         _write_scattering(file, result.scattering)
         if result.multitau is not None:
             _write_multitau(file, result, result.multitau)
-        bins = _write_two_time(file, result, two_time)
+        bins = _write_two_time(file, result, two_time, kept)
         if result.observed is not None:
             for name, value in asdict(result.observed).items():
                 file[f"/xpcs/observed/{name}"] = value
@@ -185,20 +200,27 @@ def _write_multitau(file: Any, result: Result, multitau: Multitau) -> None:
             group[f"fit/{model}/{name}"] = getattr(fit, name)
 
 
-def _write_two_time(file: Any, result: Result, two_time: Iterable[TwoTime]) -> list[int]:
+def _write_two_time(file: Any, result: Result, two_time: Iterable[TwoTime], kept: KeptMaps | None) -> list[int]:
     """Write the maps, numbered from 1 in their order; returns the bins (none: no group is made)."""
     bins: list[int] = []
     g2: list[F64] = []
     segments: list[F64] = []
-    for number, found in enumerate(two_time, start=1):
-        n = len(found.g2)
-        rows = max(1, (1 << 20) // (4 * n))  # chunks of about 1 MiB
-        file.create_dataset(
-            f"/xpcs/twotime/correlation_map/c2_{number:05d}", data=found.c2, chunks=(min(rows, n), n), compression="lzf"
-        )
-        bins.append(found.bin)
-        g2.append(found.g2)
-        segments.append(found.segments)
+    if kept is not None:
+        kept.copy_into(file)
+        bins, g2, segments = [*kept.bins], [*kept.g2], [*kept.segments]
+    try:
+        for found in two_time:
+            n = len(found.g2)
+            rows = max(1, (1 << 20) // (4 * n))  # chunks of about 1 MiB
+            name = f"{MAPS}/c2_{len(bins) + 1:05d}"
+            file.create_dataset(name, data=found.c2, chunks=(min(rows, n), n), compression="lzf")
+            bins.append(found.bin)
+            g2.append(found.g2)
+            segments.append(found.segments)
+    except Preempted:
+        if kept is not None and bins:
+            kept.note(file, bins, g2, segments)
+        raise
     if bins:
         group = file["/xpcs/twotime"]
         group["processed_bins"] = np.array(bins, dtype=np.int32)

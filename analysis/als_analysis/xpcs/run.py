@@ -17,8 +17,9 @@ from als_analysis.readers.roi import read_roi
 from als_analysis.workers import Workers, available_cores
 from als_analysis.xpcs.binning import qmap_from_roi
 from als_analysis.xpcs.checkpoint import Checkpoint
-from als_analysis.xpcs.corr import correlate, fit_result, pixels_of, summary_of
+from als_analysis.xpcs.corr import correlate, fit_result, identity_of, pixels_of, summary_of
 from als_analysis.xpcs.geometry import geometry_of
+from als_analysis.xpcs.kept_maps import KeptMaps
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.progress import Progress, StopSignal
 from als_analysis.xpcs.provenance import device_of, sha256_of, software_versions
@@ -83,13 +84,17 @@ def _run(request: Request, progress: Progress, stop: StopSignal | None) -> dict[
         result.parameters |= {"label": request.label, "layout": request.layout.name, "threads": threads, **origin}
         checks = quality(result)
         maps: Any = ()
+        kept: KeptMaps | None = None
         if request.options.kind != "multitau":
             progress.stage("two-time")
             workers = stack.enter_context(Workers(threads))
             numbers = result.dynamic_numbers
             request.out.parent.mkdir(parents=True, exist_ok=True)
-            found = two_time(source, pixels_of(qmap), numbers, request.options, workers, request.out.parent, progress)
-            maps = _until_told(found, stop)
+            kept = KeptMaps(request.out, identity_of(source, qmap, request.options) | {"threads": threads})
+            scratch = request.out.parent
+            maps = two_time(
+                source, pixels_of(qmap), numbers, request.options, workers, scratch, progress, kept.bins, told
+            )
         result.provenance = {
             "versions": software_versions(),
             "device": device_of(request.options.device, threads),
@@ -101,9 +106,11 @@ def _run(request: Request, progress: Progress, stop: StopSignal | None) -> dict[
         elif digest is not None:  # computed beside the analysis: what is left of it is timed apart
             result.provenance["input"]["sha256"], clock.seconds["sha256"] = digest.result()
             clock.lap("sha256_wait")
-        write_result(request.out, result, maps)
+        write_result(request.out, result, maps, kept)
         clock.lap("write")
     Checkpoint(request.out, {}).remove()
+    if kept is not None:
+        kept.remove()
     if request.plots is not None:
         from als_analysis.xpcs.plots import plot_summary
 
@@ -127,13 +134,6 @@ def _digest(request: Request, stack: ExitStack) -> str | Future[tuple[str, float
         return sha256_of(request.raw), round(time.perf_counter() - began, 4)
 
     return pool.submit(work)
-
-
-def _until_told(maps: Any, stop: StopSignal | None) -> Any:
-    for found in maps:
-        yield found
-        if stop:
-            raise Preempted("stopped during two-time, which starts again from its first bin")
 
 
 def qmap_for(source: FrameSource, qmap: Path | None, roi: Path | None, static_bins: int) -> tuple[QMap, dict[str, Any]]:

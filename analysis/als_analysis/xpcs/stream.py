@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from als_analysis.readers.frames import FrameSource
+from als_analysis.readers.frames import FrameSource, Sums
 from als_analysis.workers import Workers
 from als_analysis.xpcs.options import Options
 
@@ -30,12 +31,28 @@ def block_edges(frames: int, block: int, cuts: set[int], multiple: int = 1) -> l
     return edges
 
 
-def blocks(
-    source: FrameSource, options: Options, edges: list[int], workers: Workers
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    """(first processed frame, block (n, H * W)) one after the other; a block is valid until the next one.
+@dataclass(frozen=True)
+class Block:
+    """Processed frames, `raw` (n, H * W), and their sums where they came with the decoding."""
 
-    Blocks have the file's type, or f32 (f64 of f64) where frames are averaged.
+    raw: NDArray[Any]
+    sums: Sums | None = None
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+def blocks(
+    source: FrameSource,
+    options: Options,
+    edges: list[int],
+    workers: Workers,
+    used: NDArray[np.uint64] | None = None,
+) -> Iterator[tuple[int, Block]]:
+    """(first processed frame, block) one after the other; a block is valid until the next one.
+
+    Blocks have the file's type, or f32 (f64 of f64) where frames are averaged. `used` has a bit for each pixel: with it
+    a block may have its sums.
     """
     longest = max((b - a for a, b in pairwise(edges)), default=0)
     pixels = source.shape[1] * source.shape[2]
@@ -51,10 +68,9 @@ def blocks(
             workers.ahead(source.fetch, options.raw_frames(*spans[number + 1])) if number + 1 < len(spans) else None
         )
         raw = buffer[: (stop - start) * options.avg]
-        source.decode(fetched, raw, workers)
-        del fetched
+        sums = source.decode(fetched, raw, workers, used if means is None else None)
         if means is None:
-            yield start, raw
+            yield start, Block(raw, sums)
             continue
         out, avg = means[: stop - start], options.avg
 
@@ -63,4 +79,4 @@ def blocks(
                 np.mean(raw[row * avg : (row + 1) * avg], axis=0, dtype=out.dtype, out=out[row])
 
         workers.share(average, stop - start)
-        yield start, out
+        yield start, Block(out)

@@ -12,7 +12,7 @@ file beside the result while they grow.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from als_analysis.failure import BadArguments, OutOfMemory
-from als_analysis.memory import resident_bytes
+from als_analysis.failure import BadArguments, OutOfMemory, Preempted
+from als_analysis.memory import INTERPRETER_BYTES
 from als_analysis.readers.frames import FrameSource
 from als_analysis.workers import Workers
 from als_analysis.xpcs.multitau import Pixels
@@ -65,35 +65,44 @@ def two_time(
     workers: Workers,
     scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    done: Collection[int] = (),
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[TwoTime]:
-    """The two-time correlation of the bins that `options.dq` names (empty: all), one after the other.
+    """The two-time correlation of the bins that `options.dq` names (empty: all) but those `done`, one after the other.
 
-    Maps that do not fit into memory grow in a file without a name in the directory `scratch`.
+    Maps that do not fit into memory grow in a file without a name in the directory `scratch`. `stop` is asked often.
 
     `numbers` (from 1) are the bins' numbers in the q-map. Pixels with a value that is not finite in any frame are left
-    out. Raises `BadArguments` for a bin without pixels, `OutOfMemory`, `RawFileError`.
+    out. Raises `BadArguments` for a bin without pixels, `OutOfMemory`, `RawFileError`, `Preempted`.
     """
     frames = options.processed(source.shape[0])
     wanted = options.dq or tuple(int(n) for n in numbers)
     missing = [n for n in wanted if n not in set(numbers.tolist())]
     if missing:
         raise BadArguments(f"--dq: bin {missing[0]} has no pixels; there are {numbers[0]} to {numbers[-1]}")
-    budget = _USUAL_BYTES if options.memory is None else options.memory - resident_bytes()
+    # not what is held at the moment: bins would be cut, and sums rounded, in another way the next time
+    budget = _USUAL_BYTES if options.memory is None else options.memory - INTERPRETER_BYTES
     room = budget // 2 // (4 * frames)  # pixels whose frames fit
     if room < 64:
         raise OutOfMemory(f"{source.path}: two-time of {frames} frames needs {2 * 64 * 4 * frames >> 20} MiB at least")
-    groups = list(_groups(pixels, numbers, wanted, options.smooth, int(room)))
+    missing = [n for n in wanted if n not in done]
+    groups = list(_groups(pixels, numbers, missing, options.smooth, int(room)))
+
+    def heed() -> None:
+        if stop is not None and stop():
+            raise Preempted(f"{source.path}: stopped during two-time; the same command goes on after its finished bins")
+
     grown: _Map | None = None
     for number, group in enumerate(groups):
         rows = [
             _Rows(b, index, edges, np.empty((frames, len(index)), dtype=np.float32), last)
             for b, index, edges, last in group
         ]
-        _fill(source, options, pixels, rows, frames, workers)
+        _fill(source, options, pixels, rows, frames, workers, heed)
         for part in rows:
             if grown is None:
                 grown = _Map(frames, budget // 2, scratch)
-            grown.add(part.a, workers)
+            grown.add(part.a, workers, heed)
             if part.last:
                 yield grown.finish(part.bin, workers)
                 grown = None
@@ -102,7 +111,7 @@ def two_time(
 
 
 def _groups(
-    pixels: Pixels, numbers: NDArray[np.int64], wanted: tuple[int, ...], smooth: str, room: int
+    pixels: Pixels, numbers: NDArray[np.int64], wanted: list[int], smooth: str, room: int
 ) -> Iterator[list[tuple[int, NDArray[np.int64], NDArray[np.int64], bool]]]:
     """Bins (cut at static bins where one alone is too large) in groups of at most `room` pixels."""
     group: list[tuple[int, NDArray[np.int64], NDArray[np.int64], bool]] = []
@@ -129,15 +138,23 @@ def _groups(
 
 
 def _fill(
-    source: FrameSource, options: Options, pixels: Pixels, rows: list[_Rows], frames: int, workers: Workers
+    source: FrameSource,
+    options: Options,
+    pixels: Pixels,
+    rows: list[_Rows],
+    frames: int,
+    workers: Workers,
+    heed: Callable[[], None],
 ) -> None:
     """Read all frames and keep a = x - 1 of the group's pixels."""
-    from als_analysis.xpcs import kernels, kernels_twotime
+    from als_analysis.xpcs import kernels_frames, kernels_twotime
 
     block = max(1, _BLOCK_BYTES // (pixels.size * source.dtype.itemsize * options.avg))
     whole = source.dtype.kind in "ui" and options.avg == 1
-    means = kernels.whole_frame_means if whole else kernels.frame_means
-    for start, raw in blocks(source, options, block_edges(frames, block, set()), workers):
+    means = kernels_frames.whole_frame_means if whole else kernels_frames.frame_means
+    for start, found in blocks(source, options, block_edges(frames, block, set()), workers):
+        heed()
+        raw = found.raw
         mean = np.ones(len(raw))
         if options.frame_norm and options.smooth == "none":
             workers.share(lambda a, b, raw=raw, mean=mean: means(raw, pixels.runs, a, b, mean), len(raw))  # type: ignore[misc]
@@ -177,8 +194,8 @@ class _Map:
             else np.memmap(self._scratch, dtype=np.float32, mode="w+", shape=shape)
         )
 
-    def add(self, a: F32, workers: Workers) -> None:
-        """Add the products of (N, P) rows to the upper triangle."""
+    def add(self, a: F32, workers: Workers, heed: Callable[[], None] = lambda: None) -> None:
+        """Add the products of (N, P) rows to the upper triangle; `heed` is called now and then, and may raise."""
         from scipy.linalg import blas
 
         from als_analysis.xpcs import kernels_twotime
@@ -186,6 +203,7 @@ class _Map:
         self.pixels += a.shape[1]
         workers.share(lambda begin, end: kernels_twotime.row_sums(a, begin, end, self.mean), self.frames)
         for top in range(0, self.frames, _TILE):
+            heed()
             bottom = min(top + _TILE, self.frames)
             # BLAS counts in columns: the transposes of these C-ordered arrays are what it wants, without a copy
             one = a[top:bottom].T

@@ -4,10 +4,13 @@ The compiler does not vectorise it by itself: it cannot prove that sums and samp
 sums of all lags and the last eight samples stay in registers, and each sample is loaded once:
 
     for t:  new = x[t];  sum[k] += new * past[k]  for each lag k;  past = new, past[:-1]
+
+While a pair of samples is in registers its mean is stored as well: the sample of the next level.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -21,87 +24,114 @@ WIDTH = 16 if get_host_cpu_features().get("avx512f") else 8  # floats in a regis
 ROWS_PER_FLUSH = 64  # products summed in f32 before they are added to the f64 sums
 
 
-def _emit(builder: Any, module: Any, x: Any, rows: Any, sums: Any, first_step: int) -> None:
-    """IR for: sums[k - first_step] += x[t] * x[t - k] over t = REACH … REACH + rows - 1, LANES floats to a row."""
+def loop(
+    builder: Any, start: Any, stop: Any, step: int, carried: list[Any]
+) -> tuple[Any, list[Any], Callable[[list[Any]], None]]:
+    """Open `for i in range(start, stop, step)` that carries values; gives i, the values, and how to close it.
+
+    It is closed with the values for the next turn; after that the values are those after the last turn.
+    """
+    word = start.type
+    before = builder.block
+    head = builder.append_basic_block("head")
+    body = builder.append_basic_block("body")
+    after = builder.append_basic_block("after")
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(word)
+    index.add_incoming(start, before)
+    phis = []
+    for value in carried:
+        phi = builder.phi(value.type)
+        phi.add_incoming(value, before)
+        phis.append(phi)
+    builder.cbranch(builder.icmp_signed("<", index, stop), body, after)
+    builder.position_at_end(body)
+
+    def close(values: list[Any]) -> None:
+        following = builder.add(index, word(step))
+        index.add_incoming(following, builder.block)
+        for phi, value in zip(phis, values, strict=True):
+            phi.add_incoming(value, builder.block)
+        builder.branch(head)
+        builder.position_at_end(after)
+
+    return index, phis, close
+
+
+def _emit(builder: Any, module: Any, x: Any, rows: Any, sums: Any, y: Any, first_step: int, odd: int) -> None:
+    """IR for: sums[k - first_step] += x[t] * x[t - k] over t = REACH … REACH + rows - 1, LANES floats to a row.
+
+    And y[REACH + i] = (x[t - 1] + x[t]) / 2 for pairs of rows that end at t = REACH + 1 + 2 i, or one earlier if `odd`.
+    The row of `y` after the last one may be written, too.
+    """
     word = ir.IntType(64)
     vector, wide = ir.VectorType(ir.FloatType(), WIDTH), ir.VectorType(ir.DoubleType(), WIDTH)
     fma = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
         module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{WIDTH}f32"
     )
     steps = range(first_step, REACH + 1)
-    zero = ir.Constant(vector, [0.0] * WIDTH)
+    zero, half = ir.Constant(vector, [0.0] * WIDTH), ir.Constant(vector, [0.5] * WIDTH)
+
+    def at(array: Any, row: Any, lane: Any) -> Any:
+        where = builder.gep(array, [builder.add(builder.mul(row, word(LANES)), lane)])
+        return builder.bitcast(where, vector.as_pointer())
 
     def load(row: Any, lane: Any) -> Any:
-        at = builder.add(builder.mul(row, word(LANES)), lane)
-        return builder.load(builder.bitcast(builder.gep(x, [at]), vector.as_pointer()), align=4)
+        return builder.load(at(x, row, lane), align=4)
 
-    def loop(start: Any, stop: Any, step: int, carried: list[Any]) -> tuple[Any, list[Any], Any]:
-        """Open `for i in range(start, stop, step)` that carries values; gives i, the phis, and how to close it."""
-        before = builder.block
-        head = builder.append_basic_block("head")
-        body = builder.append_basic_block("body")
-        after = builder.append_basic_block("after")
-        builder.branch(head)
-        builder.position_at_end(head)
-        index = builder.phi(word)
-        index.add_incoming(start, before)
-        phis = []
-        for value in carried:
-            phi = builder.phi(value.type)
-            phi.add_incoming(value, before)
-            phis.append(phi)
-        builder.cbranch(builder.icmp_signed("<", index, stop), body, after)
-        builder.position_at_end(body)
+    def store_mean(one: Any, other: Any, t: Any, lane: Any) -> None:
+        row = builder.add(builder.lshr(builder.add(t, word(odd - REACH)), word(1)), word(REACH))
+        builder.store(builder.fmul(half, builder.fadd(one, other)), at(y, row, lane), align=4)
 
-        def close(values: list[Any]) -> None:
-            following = builder.add(index, word(step))
-            index.add_incoming(following, builder.block)
-            for phi, value in zip(phis, values, strict=True):
-                phi.add_incoming(value, builder.block)
-            builder.branch(head)
-            builder.position_at_end(after)
-
-        return index, phis, close
-
-    lane, _, close_lanes = loop(word(0), word(LANES), WIDTH, [])
+    lane, _, close_lanes = loop(builder, word(0), word(LANES), WIDTH, [])
     last = builder.add(rows, word(REACH))
-    begin, _, close_flushes = loop(word(REACH), last, ROWS_PER_FLUSH, [])
+    begin, _, close_flushes = loop(builder, word(REACH), last, ROWS_PER_FLUSH, [])
     limit = builder.add(begin, word(ROWS_PER_FLUSH))
     end = builder.select(builder.icmp_signed("<", limit, last), limit, last)
     whole = builder.add(begin, builder.and_(builder.sub(end, begin), word(-REACH)))  # eight rows at a time until here
     past = [load(builder.sub(begin, word(REACH - i)), lane) for i in range(REACH)]  # past[t mod 8] is sample t
-    t, phis, close_rows = loop(begin, whole, REACH, [zero] * len(steps) + past)
+    t, phis, close_rows = loop(builder, begin, whole, REACH, [zero] * len(steps) + past)
     sum_, past = phis[: len(steps)], phis[len(steps) :]
     for i in range(REACH):
         new = load(builder.add(t, word(i)), lane)
         sum_ = [builder.call(fma, [new, past[(i - k) % REACH], s]) for k, s in zip(steps, sum_, strict=True)]
+        if i % 2 != odd:
+            store_mean(past[(i - 1) % REACH], new, builder.add(t, word(i)), lane)
         past = [new if n == i else p for n, p in enumerate(past)]
     close_rows(sum_ + past)
-    t, sum_, close_rest = loop(whole, end, 1, phis[: len(steps)])
+    t, sum_, close_rest = loop(builder, whole, end, 1, phis[: len(steps)])
     new = load(t, lane)
+    # of the first row of a pair too, in the place where the pair's own mean is written next
+    store_mean(load(builder.sub(t, word(1)), lane), new, t, lane)
     close_rest(
         [builder.call(fma, [new, load(builder.sub(t, word(k)), lane), s]) for k, s in zip(steps, sum_, strict=True)]
     )
     for row, value in enumerate(sum_):
-        at = builder.bitcast(builder.gep(sums, [builder.add(word(row * LANES), lane)]), wide.as_pointer())
-        builder.store(builder.fadd(builder.load(at, align=8), builder.fpext(value, wide)), at, align=8)
+        to = builder.bitcast(builder.gep(sums, [builder.add(word(row * LANES), lane)]), wide.as_pointer())
+        builder.store(builder.fadd(builder.load(to, align=8), builder.fpext(value, wide)), to, align=8)
     close_flushes([])
     close_lanes([])
 
 
 def _products(first_step: int) -> Any:
-    def typing(context: Any, x: Any, rows: Any, sums: Any) -> Any:
+    def typing(context: Any, x: Any, rows: Any, sums: Any, y: Any, odd: Any) -> Any:
         def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            samples = ctx.make_array(signature.args[0])(ctx, builder, arguments[0])
-            totals = ctx.make_array(signature.args[2])(ctx, builder, arguments[2])
-            _emit(builder, builder.module, samples.data, arguments[1], totals.data, first_step)
+            samples, totals, means = (
+                ctx.make_array(signature.args[i])(ctx, builder, arguments[i]).data for i in (0, 2, 3)
+            )
+            with builder.if_else(arguments[4]) as (then, otherwise):
+                for branch, parity in ((then, 1), (otherwise, 0)):
+                    with branch:
+                        _emit(builder, builder.module, samples, arguments[1], totals, means, first_step, parity)
             return ctx.get_dummy_value()
 
-        return types.void(x, types.int64, sums), codegen
+        return types.void(x, types.int64, sums, y, types.boolean), codegen
 
     return intrinsic(typing)
 
 
-# (x (8 + rows, LANES) f32 C-contiguous whose first 8 rows are history, rows, sums (lags, LANES) f64 C-contiguous)
+# (x (8 + rows, LANES) f32 whose first 8 rows are history, rows, sums (lags, LANES) f64, y (9 + rows / 2, LANES) f32,
+# whether row 7 of x is the first of a pair): all C-contiguous
 add_products_1_to_8 = _products(1)
 add_products_5_to_8 = _products(5)

@@ -1,0 +1,6 @@
+"""Fixtures of the tests of production: the rig of tests/ensure is used here as well."""
+
+from __future__ import annotations
+
+from tests.ensure.conftest import rig, simulated  # noqa: F401  (fixtures)
+from tests.ledger.conftest import postgresql, sqlite_template  # noqa: F401  (fixtures)
