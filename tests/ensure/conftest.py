@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import runpy
 import shutil
 import subprocess
@@ -40,15 +39,9 @@ from resources.ledger.views import scan_document
 from sandbox.transfer_collections import NERSC_CFS
 from sensors import facility_tasks, new_scans
 from tests.conftest import loopback_production
+from tests.ensure.forked import Forked
 
 HERE = Path(__file__).parent
-# children of a server that has everything imported: real processes, without two seconds of imports for each
-FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload([
-    "als_assets.families", "als.platform", "resources.globus", "resources.scicat", "resources.sfapi", "sfapi_client",
-    "pyscicat.client", "globus_sdk.services.transfer.client", "globus_sdk.services.transfer.data",
-    "globus_sdk.exc.convert", "sandbox.server", "sandbox.transfer", "sandbox.sfapi", "sandbox.scicat", "sandbox.auth",
-])  # fmt: skip
 PACE = Pace(
     tick_s=1, settle_s=0, companion_wait_s=0, grace_s=0.3, poll_s=0.05, lease_s=2, report_s=1, lookup_s=0.6,
     unknown_s=2, pause_first_s=0.2, pause_most_s=0.5, stall_s=0.6, retry_speed=300, linger_s=0, stay_s=30,
@@ -211,7 +204,7 @@ class Rig:
             "out": str(out), "dies": dies,
         }  # fmt: skip
         program = str(HERE / "one_run.py")
-        process = FORKED.Process(target=runpy.run_path, args=(program, {"ASKED": request}, "__main__"), daemon=True)
+        process = Forked(target=runpy.run_path, args=(program, {"ASKED": request}, "__main__"), daemon=True)
         process.start()
         run = Process(process, out)
         self.started.append(run)

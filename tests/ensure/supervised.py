@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-FORKED = multiprocessing.get_context("forkserver")
+from tests.ensure.forked import Forked
 
 
 def serve(directory: str) -> None:
@@ -54,7 +53,7 @@ class Supervised:
     def _start(self) -> None:
         address = self.sandbox.dir / "address.json"
         address.unlink(missing_ok=True)
-        self._server = FORKED.Process(target=serve, args=(str(self.sandbox.dir),), daemon=True)
+        self._server = Forked(target=serve, args=(str(self.sandbox.dir),), daemon=True)
         self._server.start()
         until = time.monotonic() + 20
         while not address.exists() and time.monotonic() < until and self._server.exitcode is None:

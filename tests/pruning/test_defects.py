@@ -17,7 +17,7 @@ from beamlines.spec import Prune
 from resources.facilities import Facilities
 from resources.ledger import schema
 from sensors import names
-from tests.ensure.conftest import FORKED
+from tests.ensure.forked import Forked
 
 
 def test_defect_01_a_transfer_that_failed_lets_nothing_be_deleted(disk: Any) -> None:
@@ -107,7 +107,7 @@ def test_defect_06_of_eight_scans_eight_are_pruned_whatever_runs_at_the_same_tim
         f"sqlite:///{rig.ledger_file}", rig.facilities.file.model_dump(mode="json"), rig.environment,
         rig.spec.model_dump(mode="json"),
     )  # fmt: skip
-    both = [FORKED.Process(target=two_at_once, args=asked, daemon=True) for _ in range(2)]
+    both = [Forked(target=two_at_once, args=asked, daemon=True) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
