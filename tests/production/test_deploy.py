@@ -76,7 +76,12 @@ def test_the_units_and_the_example_of_the_environment_mean_the_same_folders() ->
     values = dict(re.findall(r"^([A-Z_0-9]+)=(.*)$", text, re.MULTILINE))
     assert values["ALS_STATE"] == values["DAGSTER_HOME"] == "/var/lib/als"
     assert values["ALS_BACKUPS"] == "/var/backups/als"
-    assert "/var/lib/als/dagster.yaml" in (UNITS / "als-prepare.service").read_text()
+    prepare = (UNITS / "als-prepare.service").read_text()
+    assert "ExecStartPre=/bin/ln -sfn ${ALS_DAGSTER_CONFIG} /var/lib/als/dagster.yaml" in prepare
+    on_files = re.findall(r"^Environment=ALS_DAGSTER_CONFIG=/opt/als/current/(\S+)$", prepare, re.MULTILINE)
+    on_postgresql = re.findall(r"^#ALS_DAGSTER_CONFIG=/opt/als/current/(\S+)$", text, re.MULTILINE)
+    assert (on_files, on_postgresql) == (["dagster.yaml"], ["deploy/dagster.yaml"])
+    assert all((ROOT / name).is_file() for name in on_files + on_postgresql)
 
 
 def test_a_shell_reads_the_environment_file_as_systemd_does() -> None:
