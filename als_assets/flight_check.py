@@ -18,10 +18,10 @@ from functools import partial
 from typing import Any
 
 from als_assets import flight_check_here
-from als_assets.finding import Finding
 from beamlines.spec import Spec
 from resources.errors import FacilityError, NotFound
 from resources.facilities import Facilities, FacilityFileError, Place
+from resources.finding import Finding
 from resources.storage import Storage, joined, sentinel_of
 
 SCRATCH = ".als-check"
@@ -83,7 +83,7 @@ def _tried(area: str, what: str, do: Callable[[], str]) -> Finding:
 def _globus(name: str, globus: Any, facilities: Facilities, specs: Collection[Spec]) -> Iterator[Finding]:
     """The login; then the collection and the listing of every place that it can see."""
     login, *_ = globus.check()
-    yield Finding(name, login.what, login.ok, login.says)
+    yield login
     prunable = {f"{spec.id}/{rule.place}" for spec in specs for rule in spec.prunes}
     for area, place in _places(facilities, specs):
         if place.globus is None:
@@ -94,7 +94,7 @@ def _globus(name: str, globus: Any, facilities: Facilities, specs: Collection[Sp
         first, *rest = globus.check([(place.globus.collection, place.globus.base)])
         for what, seen in zip(("collection", "list"), rest or [first], strict=False):
             which = "" if seen.ok else f" (collection {place.globus.collection}, base {place.globus.base})"
-            yield Finding(area, what, seen.ok, seen.says + which)
+            yield replace(seen, area=area, what=what, says=seen.says + which)
         if area in prunable and all(seen.ok for seen in rest):
             itself = _tried(area, "sentinel", partial(_is_itself, globus, area, place))
             yield itself
@@ -127,8 +127,7 @@ def _compute(name: str, nersc: Any, facilities: Facilities, specs: Collection[Sp
     on_disk = [p for _, p in _places(facilities, specs) if p.globus is not None or p.mount is not None]
     paths = [p.paths[name] for p in on_disk if name in p.paths]
     seen = nersc.check(accounts, list(dict.fromkeys(paths)))
-    for one in seen:
-        yield Finding(name, one.what, one.ok, one.says)
+    yield from seen
     if not seen[0].ok:
         return
     for beamline, work in works.items():
@@ -188,8 +187,7 @@ def _find_program(nersc: Any, program: str) -> str:
 
 def _catalogue(name: str, scicat: Any, facilities: Facilities, specs: Collection[Spec]) -> Iterator[Finding]:
     groups = sorted({spec.catalog.owner_group for spec in specs if spec.catalog})
-    for one in scicat.check(groups):
-        yield Finding(name, one.what, one.ok, one.says)
+    yield from scicat.check(groups)
 
 
 # writing where copies go

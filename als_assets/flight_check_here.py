@@ -11,11 +11,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from als_assets.finding import Finding
 from beamlines.spec import Spec
 from resources import credentials, once, proposals
 from resources.alerts import Alerts, where
 from resources.facilities import Facilities
+from resources.finding import Finding
 from resources.ledger import Ledger, WrongLedger, alerts, backup, leases
 from resources.ledger.location import ledger_url, state_dir
 

@@ -1,4 +1,4 @@
-"""What the flight check of a service found: the `check` of every resource returns a list of these."""
+"""What a flight check found, one thing at a time: the `check` of every resource returns a list of these."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was tried: what, whether it works, and what was seen or is to be done about it."""
+    """One thing that was tried.
 
+    Attributes:
+        area: the service, the place ("bl7011/cfs"), "ledger", "dagster", "alerts" or "disk".
+        what: what was tried, in a few words.
+        ok: whether it works; None when it could not be tried, which is no failure by itself.
+        says: what was seen, and when it does not work, what to do.
+    """
+
+    area: str
     what: str
-    ok: bool
+    ok: bool | None
     says: str = ""

@@ -276,10 +276,10 @@ class GlobusTransfer(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         def tried(what: str, act: Callable[[], str]) -> bool:
             try:
-                findings.append(Finding(what, True, act()))
+                findings.append(Finding(self.service, what, True, act()))
             except FacilityError as error:
-                findings.append(Finding(what, False, error.reason + _todo(error, self.client_id_env)))
-            return findings[-1].ok
+                findings.append(Finding(self.service, what, False, error.reason + _todo(error, self.client_id_env)))
+            return bool(findings[-1].ok)
 
         if tried("Globus login", self._log_in):
             for collection, base in places:

@@ -320,17 +320,18 @@ class SciCat(dg.ConfigurableResource[Any]):
         out: list[Finding] = []
         try:
             self.session.health()
-            out.append(Finding("SciCat answers", True, self.base_url))
+            out.append(Finding(self.service, "SciCat answers", True, self.base_url))
             self.session.login()
             me = self.session.whoami()
         except FacilityError as trouble:
-            return [*out, Finding("SciCat login", False, str(trouble))]
+            return [*out, Finding(self.service, "SciCat login", False, str(trouble))]
         groups = list(me.get("currentGroups", []))
-        out.append(Finding("SciCat login", bool(me), f"{self.session.username}, groups: {', '.join(groups) or 'none'}"))
+        says = f"{self.session.username}, groups: {', '.join(groups) or 'none'}"
+        out.append(Finding(self.service, "SciCat login", bool(me), says))
         for group in owner_groups:
             member = group in groups or "admin" in groups
             why = "" if member else "entries of this group can be created but not updated: add the account to the group"
-            out.append(Finding(f"SciCat group {group}", member, why))
+            out.append(Finding(self.service, f"SciCat group {group}", member, why))
         return [*out, *self._try_an_entry(me, owner_groups or [g for g in groups if g != "globalaccess"])]
 
     def _try_an_entry(self, me: Mapping[str, Any], owner_groups: Sequence[str]) -> list[Finding]:
@@ -352,19 +353,19 @@ class SciCat(dg.ConfigurableResource[Any]):
             self.upsert_dataset(probe)
         except Refused as refusal:
             hint = " Ask for CREATE_DATASET_WITH_PID_GROUPS, or set choose_pids: false." if self.choose_pids else ""
-            return [Finding(what, False, f"{refusal}.{hint}")]
+            return [Finding(self.service, what, False, f"{refusal}.{hint}")]
         except FacilityError as trouble:
-            return [Finding(what, False, str(trouble))]
-        out = [Finding(what, True, pid)]
+            return [Finding(self.service, what, False, str(trouble))]
+        out = [Finding(self.service, what, True, pid)]
         try:
             self.upsert_dataset({**probe, "description": datetime.now().astimezone().isoformat()})
-            out.append(Finding("SciCat update", True))
+            out.append(Finding(self.service, "SciCat update", True))
         except FacilityError as trouble:
-            out.append(Finding("SciCat update", False, str(trouble)))
+            out.append(Finding(self.service, "SciCat update", False, str(trouble)))
         try:
             self.session.call("delete", _path(self._pid(pid)), doing=f"delete data set {pid}")
         except FacilityError:
-            out.append(Finding("SciCat delete", True, f"not permitted, and not needed: {pid} stays"))
+            out.append(Finding(self.service, "SciCat delete", True, f"not permitted, and not needed: {pid} stays"))
         return out
 
 

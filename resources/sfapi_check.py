@@ -19,10 +19,10 @@ def findings(nersc: Superfacility, accounts: Sequence[str], paths: Sequence[str]
 
     def tried(what: str, do: Callable[[], str]) -> bool:
         try:
-            found.append(Finding(what, True, do()))
+            found.append(Finding(nersc.service, what, True, do()))
         except FacilityError as error:
-            found.append(Finding(what, False, error.reason))
-        return found[-1].ok
+            found.append(Finding(nersc.service, what, False, error.reason))
+        return bool(found[-1].ok)
 
     if not tried("sign-in", lambda: _sign_in(nersc)):
         return found
@@ -36,7 +36,7 @@ def findings(nersc: Superfacility, accounts: Sequence[str], paths: Sequence[str]
             for account in accounts:
                 ok = account.removesuffix("_g") in known
                 says = "the user is a member" if ok else f"not one of the user's projects ({', '.join(known)})"
-                found.append(Finding(f"project {account}", ok, says))
+                found.append(Finding(nersc.service, f"project {account}", ok, says))
     for path in paths:
         tried(f"directory {path}", lambda path=path: f"{len(nersc.ls(path))} entries")  # type: ignore[misc]
     return found
