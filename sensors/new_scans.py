@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import dagster as dg
 
@@ -95,36 +96,11 @@ def look(ledger: Ledger, spec: Spec, place: Storage, pace: Pace, service: str, b
         told = notices.waiting(tx, spec.id)
         watched = scans.watched_since(tx, spec.id)
     registering.take_up(ledger, spec, told, known, shifts)
+    found = [one for one in _groups(spec, known, out) if below is None or within(below, one.path)]
+    if below is None:
+        found = _new_enough(ledger, spec, found, known, watched, out)
     complete = {path for path, notice in told.items() if notice.complete}
-    # an empty file has no content yet: it is as good as not there
-    groups = group(spec.scans, [path for path, one in known.items() if one.sighting.bytes > 0])
-    out.waiting = sum(one.sighting.bytes == 0 and one.scan_id is None for one in known.values())
-    ready: list[tuple[Group, str]] = []
-    doubted: dict[str, str] = {}
-    for found in groups:
-        if registering.nothing_new(found, known):
-            continue
-        if below is not None and not within(below, found.path):
-            continue
-        own = known[found.path]
-        if (
-            below is None
-            and own.scan_id is None
-            and too_old(spec.since, own.sighting.mtime, own.sighting.first_seen, watched)
-        ):
-            out.left_alone += 1
-            if spec.since is not None and appeared(own.sighting.first_seen, watched):
-                doubted[shown(found.path)] = doubt(spec.since, own.sighting.mtime, own.sighting.first_seen)
-            continue
-        files = [known[path].sighting for path in found.files.values()]
-        # a file was seen between `began` and the end of the listing: what lets it wait longer is taken, each time
-        verdict = settled(files, found.missing, began, pace.span("settle_s"), pace.span("companion_wait_s"), complete)
-        if verdict.settled:
-            ready.append((found, verdict.why))
-        else:
-            out.waiting += 1
-    if doubted:
-        _refuse(ledger, spec, doubted, out)
+    ready = _settled(found, known, complete, began, pace, out)
     out.more = max(0, len(ready) - REGISTER)
     for block in steps.chunks(ready[:REGISTER], AT_ONCE):
         out.scans += registering.register(ledger, spec, block, known, shifts)
@@ -180,6 +156,62 @@ def _remember(
         seen = scans.see(tx, spec.id, fresh, now)
         changed.ask(tx, spec, [one for one in seen.values() if one.changed and one.scan_id is not None], now)
     return known | seen
+
+
+def _groups(spec: Spec, known: Mapping[str, Known], out: Noticed) -> list[Group]:
+    """The groups of files that are not wholly part of a scan. An empty file has no content yet: it is as good as not
+    there, and waits."""
+    out.waiting += sum(one.sighting.bytes == 0 and one.scan_id is None for one in known.values())
+    groups = group(spec.scans, [path for path, one in known.items() if one.sighting.bytes > 0])
+    return [found for found in groups if not registering.nothing_new(found, known)]
+
+
+def _new_enough(
+    ledger: Ledger, spec: Spec, groups: Collection[Group], known: Mapping[str, Known], watched: datetime | None,
+    out: Noticed,
+) -> list[Group]:  # fmt: skip
+    """Those that are not older than the beamline's `since`. What has come only lately, and looks old, is told.
+
+    Args:
+        watched: since when the place is watched; None before the end of the first whole listing.
+    """
+    taken: list[Group] = []
+    doubted: dict[str, str] = {}
+    for found in groups:
+        own = known[found.path]
+        seen = own.sighting
+        if own.scan_id is not None or not too_old(spec.since, seen.mtime, seen.first_seen, watched):
+            taken.append(found)
+            continue
+        out.left_alone += 1
+        if spec.since is not None and appeared(seen.first_seen, watched):
+            doubted[shown(found.path)] = doubt(spec.since, seen.mtime, seen.first_seen)
+    if doubted:
+        _refuse(ledger, spec, doubted, out)
+    return taken
+
+
+def _settled(
+    groups: Collection[Group], known: Mapping[str, Known], complete: Collection[str], began: datetime, pace: Pace,
+    out: Noticed,
+) -> list[tuple[Group, str]]:  # fmt: skip
+    """Those that may become scans now, each with what it goes ahead without; the others wait.
+
+    Args:
+        complete: files of which their writer says that they are finished.
+        began: when the listing was begun. A file was seen between that and its end: what lets it wait longer is taken,
+            each time.
+    """
+    ready: list[tuple[Group, str]] = []
+    settle, wait = pace.span("settle_s"), pace.span("companion_wait_s")
+    for found in groups:
+        files = [known[path].sighting for path in found.files.values()]
+        verdict = settled(files, found.missing, began, settle, wait, complete)
+        if verdict.settled:
+            ready.append((found, verdict.why))
+        else:
+            out.waiting += 1
+    return ready
 
 
 def _refuse(ledger: Ledger, spec: Spec, refused: Mapping[str, str], out: Noticed) -> None:
