@@ -25,7 +25,7 @@ from resources.ledger import Ledger, history, leases, notices, refusals, scans, 
 from resources.ledger.scans import Known, Listed, Scan
 from resources.proposals import schedule
 from resources.storage import Storage, WrongPlace
-from sensors import caught_up, changed, names, registering
+from sensors import caught_up, changed, late, names, registering
 from sensors.registering import shown
 
 ANNOUNCE = 200  # partitions per tick
@@ -101,6 +101,7 @@ def look(ledger: Ledger, spec: Spec, place: Storage, pace: Pace, service: str, b
         found = _new_enough(ledger, spec, found, known, watched, out)
     complete = {path for path, notice in told.items() if notice.complete}
     ready = _settled(found, known, complete, began, pace, out)
+    _tell_late(ledger, spec, known, complete, began, pace, out)
     out.more = max(0, len(ready) - REGISTER)
     for block in steps.chunks(ready[:REGISTER], AT_ONCE):
         out.scans += registering.register(ledger, spec, block, known, shifts)
@@ -214,8 +215,29 @@ def _settled(
     return ready
 
 
-def _refuse(ledger: Ledger, spec: Spec, refused: Mapping[str, str], out: Noticed) -> None:
-    """Write down, once, what cannot become a scan."""
+def _tell_late(
+    ledger: Ledger, spec: Spec, known: Mapping[str, Known], complete: Collection[str], began: datetime, pace: Pace,
+    out: Noticed,
+) -> None:  # fmt: skip
+    """Tell of companions that nothing takes up, and no longer of those that are gone, or have been taken up."""
+    if out.trouble:
+        return
+    with ledger.read() as tx:
+        found = late.companions(tx, spec, known, began, pace.span("settle_s"), complete)
+        before = refusals.refused(tx, spec.id)
+    refused = {shown(one.path): one.why for one in found}
+    over = [name for name, why in before.items() if why.startswith(late.BEGINS) and name not in refused]
+    if over:
+        with ledger.write() as tx:
+            refusals.unrefuse(tx, spec.id, over)
+    if refused:
+        _refuse(ledger, spec, refused, out, {shown(one.path): one.scan_id for one in found})
+
+
+def _refuse(
+    ledger: Ledger, spec: Spec, refused: Mapping[str, str], out: Noticed, of: Mapping[str, int] | None = None
+) -> None:
+    """Write down, once, what cannot become a scan. of: name -> the scan that it is about, if it is about one."""
     with ledger.read() as tx:
         before = refusals.refused(tx, spec.id)
     news = {name: why for name, why in refused.items() if before.get(name) != why}
@@ -226,7 +248,8 @@ def _refuse(ledger: Ledger, spec: Spec, refused: Mapping[str, str], out: Noticed
         for name in refusals.refuse(tx, spec.id, news, now):
             out.refused.append(f"{name}: {news[name]}")
             who = names.new_scans_sensor(spec.id)
-            history.record(tx, now, who, "refused", beamline=spec.id, why=f"{name}: {news[name]}")
+            why, scan_id = f"{name}: {news[name]}", (of or {}).get(name)
+            history.record(tx, now, who, "refused", beamline=spec.id, scan_id=scan_id, why=why)
 
 
 def announce(ledger: Ledger, spec: Spec, has_partition: Callable[[str], bool]) -> list[Scan]:
