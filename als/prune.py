@@ -13,6 +13,7 @@ import click
 from als import platform
 from als.scans import human
 from beamlines.spec import Spec
+from resources.facilities import Facilities
 from resources.ledger import Ledger, removals
 from resources.ledger.views import stamp
 
@@ -48,7 +49,7 @@ def prune(beamlines: tuple[str, ...], yes: bool, everything: bool, as_json: bool
     \b
     Example:  als prune -b bl7011
     """
-    from als_assets.pruning import AtWork, Pruning
+    from als_assets.pruning import AtWork, Pruning, short_days
 
     chosen = [platform.spec_of(b) for b in beamlines] or [s for s in platform.specs().values() if s.prunes]
     at, ledger = platform.facilities(), platform.ledger()
@@ -62,8 +63,10 @@ def prune(beamlines: tuple[str, ...], yes: bool, everything: bool, as_json: bool
         except AtWork as error:
             raise click.ClickException(str(error)) from None
     if as_json:
-        platform.print_json(document(ledger, reports, at.name, yes, began))
+        platform.print_json(document(ledger, reports, at, yes, began))
     else:
+        if (words := short_days(at)) is not None:
+            click.echo(f"{words[0].upper()}{words[1:]}.")
         for spec, report in reports:
             show(ledger, spec, report, yes, everything)
     if any(report.troubles for _, report in reports):
@@ -85,7 +88,7 @@ def armings(ledger: Ledger, spec: Spec) -> list[dict[str, Any]]:
 
 
 def document(
-    ledger: Ledger, reports: Sequence[tuple[Spec, Report]], facilities: str, yes: bool, at: datetime
+    ledger: Ledger, reports: Sequence[tuple[Spec, Report]], facilities: Facilities, yes: bool, at: datetime
 ) -> dict[str, Any]:  # fmt: skip
     parts = [report.document() for _, report in reports]
     sums: dict[str, dict[str, int]] = {}
@@ -95,7 +98,8 @@ def document(
             sums[state] = {name: known[name] + one[name] for name in known}
     return {
         "schema": "als-prune/1",
-        "facilities": facilities,
+        "facilities": facilities.name,
+        "day_s": facilities.pace.day_s,
         "at": stamp(at),
         "dry_run": not yes,
         "ok": not any(report.troubles for _, report in reports),

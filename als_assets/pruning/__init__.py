@@ -8,7 +8,7 @@
 The decision itself is `beamlines.policy.deletable`, what is remembered is `resources.ledger.removals`.
 """
 
-from als_assets.pruning.report import Report, State
+from als_assets.pruning.report import Report, State, short_days
 from als_assets.pruning.run import AtWork, Pruning
 
-__all__ = ["AtWork", "Pruning", "Report", "State"]
+__all__ = ["AtWork", "Pruning", "Report", "State", "short_days"]

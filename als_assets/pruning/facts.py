@@ -23,6 +23,7 @@ from resources.ledger.tasks import Task
 from resources.storage import joined
 
 LISTING = "listing"
+DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class Docket:
     @property
     def where(self) -> str:
         return f"{self.spec.id}/{self.place}"
+
+    def days(self, count: float) -> str:
+        """In words; where a day of retention is no day, as in the sandbox, with what it lasts."""
+        short = "" if self.day == DAY else f" of {self.day.total_seconds():g} s"
+        return f"{count:g} days{short}"
 
     def question(self, scan: Scan) -> str:
         """How the questions begin that pruning asks about a scan."""

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from als_assets.pruning.place import asset_of
+from als_assets.pruning.report import short_days
 from als_assets.pruning.run import AtWork, Pruning
 from als_assets.shells import CANNOT_RETRY, resource_keys
 from beamlines.spec import Spec
@@ -40,6 +41,8 @@ def prune_job(spec: Spec, facilities: Facilities) -> dg.JobDefinition:
             return
         finally:
             tell(ledger, spec, context)
+        if (words := short_days(facilities)) is not None:
+            context.log.info(words)
         for state, one in report.sums().items():
             context.log.info(f"{state}: {one['scans']} scans, {one['bytes']} bytes")
         for trouble in report.troubles:

@@ -92,8 +92,8 @@ class Place:
     def why(self, case: Case) -> str:
         """Why it may go, for the record."""
         assert self.rule is not None
-        days, needs = self.rule.after_days, " and ".join(self.rule.needs)
-        return f"noticed {case.scan.noticed_at:%Y-%m-%d}, {days:g} days are over; proven in {needs}"
+        days, needs = self.docket.days(self.rule.after_days), " and ".join(self.rule.needs)
+        return f"noticed {case.scan.noticed_at:%Y-%m-%d}, {days} are over; proven in {needs}"
 
     def waits_for_looks_only(self, case: Case, against: Sequence[Reason]) -> bool:
         """Would it be clear after a look at tape, which nobody has taken yet?"""

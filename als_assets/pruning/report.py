@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from als_assets.pruning.facts import Case
+from als_assets.pruning.facts import DAY, Case
 from beamlines.policy.deletable import Reason
+from resources.facilities import Facilities
 from resources.ledger.views import stamp
 
 SCHEMA = "als-prune/1"
+
+
+def short_days(facilities: Facilities) -> str | None:
+    """What is to be said before all that speaks of days, where a day of retention is none; None where it is one."""
+    lasts = facilities.pace.day_s
+    if timedelta(seconds=lasts) == DAY:
+        return None
+    return f"a day of retention lasts {lasts:g} s here (day_s of the facility file {facilities.name!r})"
 
 
 class State(StrEnum):

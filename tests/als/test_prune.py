@@ -154,3 +154,19 @@ def test_a_place_that_does_not_say_what_it_is_cannot_be_armed(disk: Disk, als: A
     ended = als(arm, "bl7011", "dtn", "--why", "w")
     assert ended.exit_code == 1 and "the platform may not rename there" in ended.output
     assert als(arm, "bl7011", "dtn", "--why", "w").exit_code == 0
+
+
+def test_where_a_day_lasts_seconds_it_says_so(disk: Disk, als: Any) -> None:  # noqa: F811
+    (key,) = disk.scans()
+    assert "A day of retention" not in als(prune).output
+    assert json.loads(als(prune, "--json").stdout)["day_s"] == 86400
+    disk.rig.pace(day_s=2)
+    disk.noticed(key, 3 / 86400)
+    ended = als(prune)
+    assert ended.output.startswith("A day of retention lasts 2 s here (day_s of the facility file 'sandbox').\n")
+    assert "days ago, and stays for 30 days" in ended.output
+    assert json.loads(als(prune, "--json").stdout)["day_s"] == 2
+    disk.noticed(key, 1)
+    als(prune, "--yes")
+    removal = disk.removal(key)
+    assert removal is not None and ", 30 days of 2 s are over; proven in cfs" in removal.why
