@@ -3,7 +3,7 @@
 Whoever looks says what is the matter now (`reconcile`); what is new is raised, what has not been seen for a while is
 cleared. An alert is told once when it was raised and once when it was cleared; one that came and went before anybody
 was told is told to nobody. If the process dies between the message and its mark, the message comes twice: better than
-never.
+never. What is over is kept for a while, what is open as long as it is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from resources.ledger import steps
 from resources.ledger.schema import alerts
 
 CHANNEL = "channel"  # kind of the alert that no message can tell
+KEPT = timedelta(days=90)  # for which an alert that was cleared can still be looked up
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def reconcile(
     """Bring the open alerts of the kinds that were looked for up to what was found; returns how many are new.
 
     One that is not among the troubles is cleared once it has not been seen for `clear_after`: a service that flickers
-    is one alert.
+    is one alert. Those that were cleared long ago are forgotten.
     """
     known = {alert.key: alert for alert in opened(tx) if alert.kind in kinds}
     wanted = {trouble.key: trouble for trouble in troubles}
@@ -79,6 +80,7 @@ def reconcile(
     _each(tx, [known[key].id for key in known.keys() & wanted.keys()], {"seen_at": now})
     gone = [a.id for key, a in known.items() if key not in wanted and a.seen_at <= now - clear_after]
     _each(tx, gone, {"cleared_at": now})
+    tx.execute(sa.delete(alerts).where(alerts.c.cleared_at < now - KEPT))  # null, and so never true, while it is open
     return len(fresh)
 
 

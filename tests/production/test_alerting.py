@@ -21,7 +21,7 @@ from sensors import alerts as sensor
 from tests.ledger.conftest import NOW, Book
 from tests.production.mailbox import Mail, up
 
-MINUTE = timedelta(minutes=1)
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
 
 class Office:
@@ -124,6 +124,29 @@ def test_a_scan_that_fails_again_after_it_was_mended_is_told_again(office: Offic
     office.book.put(ids[0], state=steps.FAILED, why="again")
     office.tick(11 * MINUTE)
     assert ["1 scan failed" in subject for subject in office.subjects] in ([True, True], [True, False, True])
+
+
+def test_what_is_over_is_kept_for_90_days_and_what_is_open_as_long_as_it_is(office: Office) -> None:
+    def kept() -> list[str]:
+        with office.book.ledger.read() as tx:
+            found = tx.execute(sa.select(schema.alerts.c.key).order_by(schema.alerts.c.id)).scalars()
+            return [str(key).rpartition("/")[2] for key in found]
+
+    office.settings(office.facilities.file.alerts.model_copy(update={"clear_s": 0.0, "backup_days": 9999.0}))
+    (first,) = office.fail("a.h5")
+    office.tick()
+    office.mend([first])
+    office.fail("b.h5")
+    office.tick(10 * MINUTE)
+    cleared_at = office.book.now
+    assert kept() == ["a.h5", "b.h5"] and len(office.opened()) == 1
+    office.tick(90 * DAY)
+    assert kept() == ["a.h5", "b.h5"] and office.book.now - cleared_at == 90 * DAY
+    office.tick(MINUTE)
+    assert kept() == ["b.h5"] and len(office.opened()) == 1
+    office.tick(3000 * DAY)
+    assert kept() == ["b.h5"] and len(office.opened()) == 1
+    assert sum("over" in subject for subject in office.subjects) == 1
 
 
 def test_what_came_and_went_before_anybody_was_told_is_told_to_nobody(office: Office) -> None:
