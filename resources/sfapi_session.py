@@ -39,14 +39,27 @@ _lock = threading.Lock()
 
 @lru_cache(maxsize=1)
 def _sdk() -> Any:
-    """NERSC's client, imported late (0.5 s) and without the warning that its own dependencies raise."""
+    """NERSC's client, imported late (0.5 s) and without the warning that its own dependencies raise. Its sign-in raises
+    the HTTP errors that Authlib would take for a token, or for a word about the key."""
     import authlib.deprecate
 
     warnings.filterwarnings(
         "ignore", message="The httpx module is deprecated", category=authlib.deprecate.AuthlibDeprecationWarning
     )
+    import httpx
     import sfapi_client
+    from sfapi_client._sync import client
 
+    class SignIn(client.OAuth2Client):  # type: ignore[misc]  # the SDK has no types
+        def parse_response_token(self, answer: Any) -> Any:
+            if answer.status_code == 429:
+                answer.raise_for_status()
+            try:
+                return super().parse_response_token(answer)
+            except ValueError as error:  # a proxy's page, with status 200
+                raise httpx.DecodingError(str(error), request=answer.request) from error
+
+    client.OAuth2Client = SignIn
     return sfapi_client
 
 
@@ -213,6 +226,8 @@ class Session:
             return Unavailable(self.service, f"NERSC's API did not answer within {ANSWER_S} s (asked to {doing})")
         if isinstance(error, httpx.ConnectError):
             return Unavailable(self.service, f"NERSC's API cannot be reached (asked to {doing})")
+        if isinstance(error, httpx.DecodingError):
+            return Unavailable(self.service, f"NERSC's API answered with something that is not JSON (asked to {doing})")
         if isinstance(error, httpx.HTTPError):
             return Unavailable(self.service, f"the connection to NERSC's API broke (asked to {doing})")
         return Unavailable(self.service, f"NERSC's sign-in failed ({type(error).__name__})")
@@ -229,9 +244,11 @@ class Session:
             return NotFound(self.service, f"NERSC's API does not know what it was asked to {doing}{says}", code)
         if status == 429:
             after = error.response.headers.get("Retry-After", "")
-            return Unavailable(
-                self.service, "NERSC's API asks for fewer requests", code, float(after) if after.isdigit() else None
+            words = (
+                f"NERSC's API asks for fewer requests (asked to {doing}){says}. What to do: nothing, it goes on by "
+                "itself; if this does not end, see what else asks with this key or from this address"
             )
+            return Unavailable(self.service, words, code, float(after) if after.isdigit() else None)
         if 400 <= status < 500 and healthy:
             return Refused(self.service, f"NERSC's API refused to {doing}{says}", code)
         return Unavailable(self.service, f"NERSC's API is not available (asked to {doing})", code)
