@@ -11,7 +11,7 @@ import click
 from als import platform
 
 if TYPE_CHECKING:
-    from als_assets.flight_check import Finding
+    from resources.finding import Finding
 
 MARKS = {True: ("ok", "green"), False: ("failed", "red"), None: ("not tried", "yellow")}
 

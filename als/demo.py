@@ -7,6 +7,7 @@ daemon and run processes do the rest against the sandbox.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from resources.ledger import Ledger, scans
 from resources.ledger.location import state_dir
 from resources.ledger.views import scan_document
 
+LOCK = "demo.lock"
 SETTLED = ("done", "failed", "question", "refused")
 
 
@@ -64,7 +66,7 @@ def bar(total: int, quiet: bool) -> Iterator[Any]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=total)
@@ -79,7 +81,7 @@ def wait(ledger: Ledger, written: dict[str, list[dict[str, Any]]], timeout: floa
         while True:
             found = [d for beamline, scans_ in written.items() for d in documents(ledger, specs[beamline], scans_)]
             open_ = [d for d in found if d["state"] not in SETTLED]
-            show(len(found) - len(open_), open_[0]["why"] if open_ else "")
+            show(len(found) - len(open_), platform.one_line(open_[0]["why"] or "") if open_ else "")
             if not open_ or time.monotonic() > until:
                 return found
             time.sleep(0.5)
@@ -88,10 +90,12 @@ def wait(ledger: Ledger, written: dict[str, list[dict[str, Any]]], timeout: floa
 @click.command()
 @click.option("--once", is_flag=True, help="end when every scan is done")
 @click.option("-b", "--beamline", "beamlines", multiple=True, help="only these [all]")
-@click.option("--scans", "count", default=3, show_default=True, help="simulated scans per beamline")
+@click.option(
+    "--scans", "count", type=click.IntRange(1), default=3, show_default=True, help="simulated scans per beamline"
+)
 @click.option("--size", type=click.Choice(["tiny", "small", "large"]), default="tiny", show_default=True)
-@click.option("--seed", default=1, show_default=True)
-@click.option("--port", default=0, help="of Dagster's pages; 0 for a free one")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="of Dagster's pages; 0 for a free one")
 @click.option("--timeout", default=600.0, show_default=True, help="give up after so many seconds (with --once)")
 @click.option("--fresh", is_flag=True, help="begin with an empty state folder")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document when all is done")
@@ -108,10 +112,51 @@ def demo(
     state = state_dir()
     os.environ["ALS_STATE"] = str(state)
     directory = state / "sandbox"
-    if fresh and state.exists():
-        sandbox.down(directory)
-        shutil.rmtree(state)
     chosen = [platform.spec_of(b) for b in beamlines] or list(platform.specs().values())
+    with alone(state):
+        if fresh:
+            sandbox.down(directory)
+            empty(state)
+        found = play(state, chosen, count, size, seed, port, timeout, once, as_json)
+    if once and any(d["state"] != "done" for d in found):
+        raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """One demo in a folder: the end of a second one would end the sandbox of the first. A lock, which ends with us."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock = (state / LOCK).open("a")
+    except OSError as error:
+        words = f"{state} cannot be used: {error.strerror}. What to do: set ALS_STATE to a folder that you may write to"
+        raise click.ClickException(words) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise click.ClickException(
+                f"a demo is at work in {state} already. What to do: use it (`als simulate` writes more scans), end it "
+                "with Ctrl-C in its terminal, or set ALS_STATE to another folder"
+            ) from None
+        yield
+
+
+def empty(state: Path) -> None:
+    """Remove what is in a state folder, but for the lock that we hold."""
+    for path in state.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def play(
+    state: Path, chosen: Sequence[Spec], count: int, size: str, seed: int, port: int, timeout: float, once: bool,
+    as_json: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Everything that the verb does in a folder that is its own. Returns the documents of its scans."""
+    directory = state / "sandbox"
     began = time.monotonic()
     ending_like_ctrl_c()
     try:
@@ -136,8 +181,7 @@ def demo(
         raise SystemExit(130) from None
     finally:
         sandbox.down(directory)
-    if once and any(d["state"] != "done" for d in found):
-        raise SystemExit(1)
+    return found
 
 
 def ending_like_ctrl_c() -> None:

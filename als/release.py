@@ -33,4 +33,4 @@ def release(beamline: str, keys: tuple[str, ...], why: str, as_json: bool) -> No
         platform.print_json({"schema": "als-release/1", "beamline": beamline, "ended": ended})
         return
     for key, count in ended.items():
-        click.echo(f"{key}: {count} holds ended" if count else f"{key} was not held")
+        click.echo(f"{key}: {count} hold{'s' * (count > 1)} ended" if count else f"{key} was not held")

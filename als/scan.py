@@ -68,21 +68,23 @@ def show(d: dict[str, Any]) -> None:
     click.secho(d["state"], fg=COLORS.get(d["state"]), bold=True, nl=False)
     click.echo(f"  {'safe' if d['safe'] else 'not safe yet: verified copies in two durable places are wanted'}")
     if d["why"]:
-        click.echo(f"  {d['why']}")
+        click.echo(f"  {platform.one_line(d['why'])}")
     by = f" ({d['proposal_from']})" if d["proposal_from"] else ""
     groups = f", groups {' '.join(d['groups'])}" if d["groups"] else ""
     click.echo(f"proposal {d['proposal'] or 'unknown'}{by}, {d['investigator'] or 'investigator unknown'}{groups}")
     if d["restricted"]:
         click.secho(f"stays at the beamline: {d['restricted']}", fg="magenta")
     if d["held"]:
-        click.echo(f"  held until {d['held']['until']} by {d['held']['who']}: {d['held']['why']}")
+        click.echo(f"  held until {d['held']['until']} by {d['held']['who']}: {platform.one_line(d['held']['why'])}")
     click.echo("assets")
     for name, asset in d["assets"].items():
-        click.echo(f"  {name:18} {asset['state']:14} {asset['at'] or '':22} {asset['why'] or ''}")
+        why = platform.one_line(asset["why"] or "")
+        why = "see above" if asset["why"] and asset["why"] in (d["why"] or "") else why
+        click.echo(f"  {name:18} {asset['state']:14} {asset['at'] or '':22} {why}".rstrip())
     click.echo("copies")
     for copy in d["copies"]:
-        proof = copy["verified_by"] or "seen in a listing"
-        digest = f" sha256 {copy['sha256'][:12]}…" if copy["sha256"] else ""
+        proof = f"verified: {copy['verified_by']}" if copy["verified_by"] else "seen in a listing"
+        digest = f"; SHA-256 {copy['sha256'][:12]}…" if copy["sha256"] else ""
         gone = f"  deleted {copy['pruned_at']}" if copy["pruned_at"] else ""
         gone = gone or (f"  in the trash since {copy['trashed_at']}" if copy["trashed_at"] else "")
         click.echo(f"  {copy['place']:8} {human(copy['bytes']):>9}  {copy['path']}  ({proof}{digest}){gone}")
@@ -97,4 +99,5 @@ def show(d: dict[str, Any]) -> None:
     for entry in d["catalog"]:
         click.echo(f"catalogue {entry['type']}: {entry['pid']}")
     for event in d.get("history", []):
-        click.echo(f"  {event['at']}  {event['who']}: {event['what']} {event['asset'] or ''} {event['why'] or ''}")
+        said = " ".join(part for part in (event["what"], event["asset"], event["why"]) if part)
+        click.echo(f"  {event['at']}  {event['who']}: {platform.one_line(said)}")

@@ -27,7 +27,9 @@ COLORS = {"done": "green", "failed": "red", "question": "magenta", "waiting": "y
     help="only scans in this state; unassigned: without a proposal, restricted: export control, held: from deletion",
     type=click.Choice([*sorted(COLORS), *MARKS]),
 )
-@click.option("-n", "--limit", default=50, show_default=True, help="the newest so many")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="the newest so many"
+)
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @platform.plain_errors
 def scans(beamline: str | None, state: str | None, limit: int, as_json: bool) -> None:
@@ -92,15 +94,17 @@ def show_waiting(refused: list[dict[str, str]], waiting: list[dict[str, Any]]) -
 def show(found: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # a plain string would be read as markup: "[connection]" in a reason is none
 
     table = Table(box=None, pad_edge=False)
     for heading in ("beamline", "scan", "state", "proposal", "size", "noticed", "why"):
         table.add_column(heading, overflow="fold", no_wrap=heading != "why")
     for d in found:
         size = sum(f["bytes"] for f in d["files"])
-        state = f"[{COLORS.get(d['state'], 'white')}]{d['state']}[/]"
-        whose = d["proposal"] or "[yellow]unassigned[/]"
-        table.add_row(d["beamline"], d["key"], state, whose, human(size), d["noticed_at"] or "", d["why"] or "")
+        state = Text(d["state"], COLORS.get(d["state"], "white"))
+        whose = Text(d["proposal"]) if d["proposal"] else Text("unassigned", "yellow")
+        why = Text(platform.one_line(d["why"] or ""))
+        table.add_row(d["beamline"], Text(d["key"]), state, whose, human(size), d["noticed_at"] or "", why)
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(table)
     counts = {state: sum(d["state"] == state for d in found) for state in sorted({d["state"] for d in found})}

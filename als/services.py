@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import click
 import yaml
 
 from als import platform
@@ -21,6 +22,10 @@ from als import platform
 HOST = "127.0.0.1"
 START_S = 90.0
 LOCATION = "als"
+
+
+class ServicesProblem(click.ClickException):
+    """Dagster cannot be started."""
 
 
 def free_port() -> int:
@@ -72,7 +77,10 @@ class Services:
         return out
 
     def start(self) -> None:
-        """Prepare the folder and start what is needed; returns when the code is loaded and the pages answer."""
+        """Prepare the folder and start what is needed; returns when the code is loaded and the pages answer. Raises
+        ServicesProblem."""
+        if self.web and _listens(self.port):  # else the pages of whoever listens there would be taken for ours
+            raise ServicesProblem(f"port {self.port} is in use: give another --port, or none for a free one")
         self.prepare()
         for name in self.commands():
             self._spawn(name)
@@ -96,7 +104,7 @@ class Services:
         command = [sys.executable, "-c", "import dagster; dagster.DagsterInstance.get().get_runs_count()"]
         done = subprocess.run(command, env=self.environment, cwd=platform.PROJECT, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"Dagster cannot use {self.state}:\n{done.stderr[-3000:]}")
+            raise ServicesProblem(f"Dagster cannot use {self.state}:\n{done.stderr[-3000:]}")
 
     def _spawn(self, name: str) -> None:
         def as_on_a_terminal() -> None:
@@ -117,7 +125,7 @@ class Services:
                 name = dead[0] if dead else {"the code server": "code"}.get(what, "web")
                 tail = (self.state / "logs" / f"{name}.log").read_text(errors="replace")[-3000:]
                 self.stop()
-                raise RuntimeError(f"{what} did not start; {name}.log ends:\n{tail}")
+                raise ServicesProblem(f"{what} did not start; {name}.log ends:\n{tail}")
             time.sleep(0.1)
 
     def _restart_the_dead(self) -> None:

@@ -86,10 +86,12 @@ def copies(root: Path, count: int, seed: int) -> list[str]:
 @click.command()
 @click.argument("beamline")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder to write to, as the detector would")
-@click.option("--scans", default=1, show_default=True)
+@click.option("--scans", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--size", type=click.Choice(["tiny", "small", "large"]), default="tiny", show_default=True)
-@click.option("--seed", default=1, show_default=True)
-@click.option("--over-seconds", default=0.0, help="write each file in pieces, as slowly as this")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option(
+    "--over-seconds", type=click.FloatRange(0), default=0.0, help="write each file in pieces, as slowly as this"
+)
 @click.option("--truth", type=click.Path(path_type=Path), help="folder for the known answers, one JSON per scan")
 @click.option("--json", "as_json", is_flag=True, help="print what was written as one JSON document")
 def simulate(
@@ -103,7 +105,10 @@ def simulate(
     spec = platform.spec_of(beamline)
     if not any(analysis.program == "xpcs" for analysis in spec.analyses):
         raise click.ClickException(f"{beamline} has no XPCS analysis, and nothing else can be simulated yet")
-    written = write(out, scans, size, seed, truth, over_seconds)
+    try:
+        written = write(out, scans, size, seed, truth, over_seconds)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or out} cannot be written: {error.strerror}") from None
     if as_json:
         platform.print_json({"schema": "als-simulate/1", "beamline": beamline, "out": str(out), "scans": written})
     else:

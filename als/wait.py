@@ -40,6 +40,8 @@ def wait(beamline: str, key: str, asset: str | None, timeout: float, as_json: bo
     until = time.monotonic() + timeout
     while True:
         document = look(ledger, spec, key)
+        if document is None and "=" not in key and (why := names.refusal(key)):  # a path, and not a key
+            raise click.UsageError(f"{key!a} will never be a scan: {why}")
         ended, why = verdict(document, asset)
         if ended is None and time.monotonic() >= until:
             ended, why = TIMED_OUT, f"timed out after {timeout:g} s: {why}"

@@ -102,7 +102,7 @@ def test_a_hold_lasts_to_the_end_of_its_day_and_is_released(disk: Disk, als: Any
     assert held["until"] == "3000-01-01T00:00:00Z" and held["why"] == "for the thesis" and held["who"]
     disk.prune()
     assert disk.there(key)
-    assert "1 holds ended" in als(release, "bl7011", key, "--why", "handed in").output
+    assert "1 hold ended" in als(release, "bl7011", key, "--why", "handed in").output
     assert disk.rig.document(key)["held"] is None
     assert [what for what in disk.history(key) if what in ("held", "released")] == ["held", "released"]
     assert "was not held" in als(release, "bl7011", key).output
