@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -36,6 +37,42 @@ class Workers:
         futures = [self._compute.submit(work, a, b) for a, b in pairwise(edges)]
         for future in futures:
             future.result()
+
+    def in_order(
+        self, numbers: range, worker: Callable[[], Callable[[int], Any]], take: Callable[[int, Any], bool]
+    ) -> bool:
+        """take(n, work(n)) for each number in order, one at a time; worker() makes each thread's own `work`.
+
+        What is taken is so the same whatever the number of threads. Ends early, giving False, when `take` gives False.
+        """
+        coming, lock = iter(numbers), threading.Lock()
+        waiting: dict[int, Any] = {}
+        over = False
+        following = numbers.start
+
+        def go_on() -> None:
+            nonlocal over, following
+            work = worker()
+            try:
+                while True:
+                    with lock:
+                        number = None if over else next(coming, None)
+                    if number is None:
+                        return
+                    found = work(number)
+                    with lock:
+                        waiting[number] = found
+                        while not over and following in waiting:
+                            over = not take(following, waiting.pop(following))
+                            following += numbers.step
+            except BaseException:
+                over = True
+                raise
+
+        futures = [self._compute.submit(go_on) for _ in range(min(self.threads, len(numbers)))]
+        for future in futures:
+            future.result()
+        return not over
 
     def ahead(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Start something that is needed later."""

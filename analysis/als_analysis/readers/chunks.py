@@ -43,6 +43,10 @@ class Fetched:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def chunk(self, row: int) -> NDArray[np.uint8]:
+        """The bytes of one frame."""
+        return self.data[self.starts[row] : self.starts[row + 1]]
+
 
 @dataclass
 class Chunks:
@@ -65,19 +69,27 @@ class Chunks:
 
         Memory that is touched for the first time costs more than the reading. Raises `RawFileError` at the file's end.
         """
-        starts = np.concatenate([[0], np.cumsum(self.size[frames.start : frames.stop : frames.step])])
+        size, offset = (a[frames.start : frames.stop : frames.step] for a in (self.size, self.offset))
+        starts = np.concatenate([[0], np.cumsum(size)])
         buffer = self._buffers.pop(0) if len(self._buffers) > 1 else np.empty(0, dtype=np.uint8)
         if len(buffer) < starts[-1]:
             buffer = np.empty(int(starts[-1] * 1.1), dtype=np.uint8)
         self._buffers.append(buffer)
         bytes_ = memoryview(buffer)  # type: ignore[arg-type]
-        for row, frame in enumerate(frames):
-            start, stop = int(starts[row]), int(starts[row + 1])
-            if (
-                stop > start
-                and (read := os.preadv(descriptor, [bytes_[start:stop]], int(self.offset[frame]))) < stop - start
-            ):
-                raise RawFileError(f"{self.path}: frame {frame}: cut off: {read} of {stop - start} bytes are there")
+        # chunks that lie behind one another are read at once
+        rows = np.flatnonzero(size)
+        breaks = np.flatnonzero(offset[rows][1:] != (offset + size)[rows][:-1]) + 1
+        for run in np.split(rows, breaks) if len(rows) else []:
+            at, stop, where = int(starts[run[0]]), int(starts[run[-1] + 1]), int(offset[run[0]])
+            while at < stop:
+                read = os.preadv(descriptor, [bytes_[at:stop]], where)
+                if read <= 0:
+                    row = int(np.searchsorted(starts, at, side="right")) - 1
+                    there = at - int(starts[row])
+                    raise RawFileError(
+                        f"{self.path}: frame {frames[row]}: cut off: {there} of {int(size[row])} bytes are there"
+                    )
+                at, where = at + read, where + read
         return Fetched(frames, buffer, starts)
 
     def decode(

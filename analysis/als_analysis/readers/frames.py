@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from als_analysis.failure import BadArguments, MetadataMissing
 from als_analysis.readers.events import Events
 from als_analysis.readers.layout import Layout
 from als_analysis.workers import Workers
+
+if TYPE_CHECKING:
+    from als_analysis.readers.blocks import Blocks
 
 Quantity = dict[str, Any]  # {"value": …, "unit": … or None}
 
@@ -84,6 +87,10 @@ class FrameSource(Protocol):
         They are valid until the next call.
         `used` has a bit for each pixel, the lowest first: with it they may have their sums.
         """
+        ...
+
+    def blocks(self) -> Blocks | None:
+        """The frames as blocks of pixels that can be read each by itself, or None where the file has none."""
         ...
 
     def metadata(self) -> tuple[dict[str, Quantity], list[str]]:

@@ -22,6 +22,8 @@ from als_analysis.workers import Workers
 if TYPE_CHECKING:
     import h5py
 
+    from als_analysis.readers.blocks import Blocks
+
 _LISTED = 12  # how many of the datasets that are there an error names
 
 
@@ -81,6 +83,14 @@ class Hdf5Frames:
 
     def events(self, fetched: Any, workers: Workers, used: NDArray[np.uint64]) -> Events | None:
         return self._chunks.events(fetched, workers, used) if self._chunks is not None else None
+
+    def blocks(self) -> Blocks | None:
+        chunks = self._direct()
+        if chunks is None or self._descriptor is None:
+            return None
+        from als_analysis.readers.blocks import blocks_of
+
+        return blocks_of(chunks, self._descriptor)
 
     def metadata(self) -> tuple[dict[str, Quantity], list[str]]:
         beside = self.layout.companion(self.path, self.layout.metadata_file)

@@ -102,6 +102,9 @@ class ImmFrames:
     def events(self, fetched: Any, workers: Workers, used: NDArray[np.uint64]) -> Events | None:
         return of_frames([self._events_of(data, frame) for frame, data in fetched], self.dtype) if self.sparse else None
 
+    def blocks(self) -> None:
+        return None
+
     def _events_of(self, data: bytes, frame: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
         count = len(data) // 6
         index = np.frombuffer(data, dtype="<i4", count=count)

@@ -123,6 +123,119 @@ def is_sound(function: int, data: Any, pixels: int, item: int) -> bool:
 
 
 @compiled
+def sum_blocks(
+    function: int,
+    data: Any,
+    starts: Any,
+    begin: int,
+    end: int,
+    pixels: int,
+    item: int,
+    block: int,
+    together: int,
+    used: Any,
+    places: Any,
+    sums: Any,
+    full: Any,
+) -> None:
+    """Of frames begin … end, whose chunks are data[starts[t] : starts[t + 1]] (u8), without turning bits into numbers:
+
+    `sums` (n,) i64 over the pixels whose bit is set in `used` (pixels / 64,) u64, -1 where the chunk is not as it
+    should be; `full` (n,) i64 how many of these have all bits set; `places` (n, groups + 1) i64 where in it every
+    `together`-th block begins, and its end. `block` is the pixels of a block, `item` the bytes of one.
+    """
+    planes = 8 * item
+    rows = np.empty(block * item // 8, dtype=np.uint64)
+    groups = places.shape[1] - 1
+    for t in range(begin, end):
+        at = starts[t]
+        last = starts[t + 1]
+        sums[t] = -1
+        full[t] = 0
+        fits = last - at >= HEADER and word(data, at) == 0 and word(data, at + 4) == pixels * item
+        if not fits or word(data, at + 8) != block * item:
+            continue
+        at += HEADER
+        total = np.int64(0)
+        for first in range(0, pixels, block):
+            if first // block % together == 0:
+                places[t, first // block // together] = at - starts[t]
+            part = min(block, pixels - first)
+            size = word(data, at) if at + 4 <= last else -1
+            at += 4
+            if size < 0 or at + size > last:
+                total = np.int64(-1)
+                break
+            if lz4(function, data.ctypes.data + at, size, rows.ctypes.data, part * item) != part * item:
+                total = np.int64(-1)
+                break
+            at += size
+            words = part // 64
+            wanted = used[first // 64 : first // 64 + words]
+            top = top_plane(rows, words, planes)
+            for r in range(top):
+                total += _set_and_used(rows[r * words : (r + 1) * words], wanted) << r
+            if top == planes:
+                full[t] += _full(rows, planes, wanted)
+        places[t, groups] = last - starts[t]
+        if at == last:
+            sums[t] = total
+
+
+@compiled
+def top_plane(rows: Any, words: int, planes: int) -> Any:
+    """How many of the bit rows of a block there are up to the last one with a bit set."""
+    while planes > 0 and not any_set(rows[(planes - 1) * words : planes * words]):
+        planes -= 1
+    return planes
+
+
+@compiled
+def _full(rows: Any, planes: int, wanted: Any) -> Any:
+    """How many of the wanted pixels have all bits set."""
+    count = np.int64(0)
+    words = len(wanted)
+    for w in range(words):
+        all_ = wanted[w]
+        for r in range(planes):
+            all_ &= rows[r * words + w]
+        count += bits_set(all_)
+    return count
+
+
+def _typed_pread(context: Any, function: Any, descriptor: Any, target: Any, size: Any, where: Any) -> Any:
+    """Call pread at the address `function`; gives the bytes read, -1 for an error."""
+
+    def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, word_, number = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntType(32)
+        kind = ir.FunctionType(word_, [number, pointer, word_, word_])
+        call, descriptor, target, size, where = arguments
+        return builder.call(
+            builder.inttoptr(call, kind.as_pointer()),
+            [builder.trunc(descriptor, number), builder.inttoptr(target, pointer), size, where],
+        )
+
+    return types.int64(types.int64, types.int64, types.int64, types.int64, types.int64), codegen
+
+
+_pread: Any = intrinsic(_typed_pread)
+
+
+@compiled
+def read_at(function: int, descriptor: int, where: Any, starts: Any, data: Any) -> Any:
+    """Read data[starts[i] : starts[i + 1]] (u8) from where[i] on in a file; gives how many came whole."""
+    for i in range(len(where)):
+        done = starts[i]
+        while done < starts[i + 1]:
+            size = starts[i + 1] - done
+            read = _pread(function, descriptor, data.ctypes.data + done, size, where[i] + done - starts[i])
+            if read <= 0:
+                return i
+            done += read
+    return len(where)
+
+
+@compiled
 def decode_blocks(
     function: int,
     data: Any,
@@ -155,9 +268,7 @@ def decode_blocks(
             found = lz4(function, data.ctypes.data + where[t, b], size[t, b], rows.ctypes.data, part * item)
             if found != part * item:
                 return False
-            top = planes
-            while top > 0 and not any_set(rows[(top - 1) * words : top * words]):
-                top -= 1
+            top = top_plane(rows, words, planes)
             numbers = out[t, first : first + part]
             _unshuffle(rows, words, top, numbers)
             _add(numbers, sums)

@@ -5,26 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis import __version__
 from als_analysis.failure import OutOfMemory, Preempted, QMapError, RawFileError
-from als_analysis.memory import INTERPRETER_BYTES
+from als_analysis.memory import INTERPRETER_BYTES, cached_bytes
 from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
 from als_analysis.workers import Workers, available_cores
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
-from als_analysis.xpcs.events import BLOCK_MULTIPLE, EventCorrelator, event_blocks, is_sparse
+from als_analysis.xpcs.encoded import EncodedRun, Unsound
+from als_analysis.xpcs.events import BLOCK_MULTIPLE, MOST_KEPT, EventCorrelator, event_blocks, is_sparse
 from als_analysis.xpcs.fits import Fit, fit_bins
-from als_analysis.xpcs.multitau import Correlator, Mark, Pixels, State, arrange, lags_for
+from als_analysis.xpcs.multitau import G2, Correlator, Lags, Mark, Pixels, State, arrange, lags_for
 from als_analysis.xpcs.observe import Observer
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.qmap import QMap
 from als_analysis.xpcs.result import Multitau, Result, Scattering
 from als_analysis.xpcs.stream import block_edges, blocks
+
+if TYPE_CHECKING:
+    from als_analysis.readers.blocks import Blocks
 
 SEGMENTS = 10
 FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which their error does not show
@@ -61,17 +67,23 @@ def correlate(
     frames = options.processed(source.shape[0])
     pixels = pixels_of(qmap)
     with Workers(threads or available_cores()) as workers:
-        observer = Observer(source.shape[1:], frames, pixels, min(SEGMENTS, frames), _block_type(source, options))
-        correlator: Correlator | None = None
-        if options.kind != "twotime":
-            correlator = _correlator(source, options, frames, pixels, workers)
-        run = _Run(source, options, correlator, observer, workers)
-        if out is not None and stop is not None and options.device != "cuda":
-            run.checkpoint = Checkpoint(out, identity_of(source, qmap, options) | {"edges": run.edges})
-        multitau = run.through(progress, stop)
-        alive = correlator.alive() if correlator is not None else observer.known[pixels.used] == frames
+        run = _run_of(source, options, pixels, frames, workers)
+        found = None
+        for again in (False, True):
+            if out is not None and stop is not None and options.device != "cuda":
+                run.checkpoint = Checkpoint(out, identity_of(source, qmap, options) | run.identity)
+            try:
+                found = run.through(progress, stop)
+                break
+            except Unsound:
+                if again:
+                    raise
+                run = _run_of(source, options, pixels, frames, workers, by_pixels=False)
+        observer, correlator = run.observer, run.correlator
+        alive = run.alive()
         if not alive.any():
             raise RawFileError(f"{source.path}: every used pixel has a frame without a finite value")
+        multitau = None if correlator is None or found is None else multitau_of(correlator.lags, run.cuts, *found)
         if options.save_g2 and correlator is not None and multitau is not None:
             multitau.maps = correlator.maps(source.shape[1:])
     mean_2d = observer.mean_2d()
@@ -109,15 +121,38 @@ def identity_of(source: FrameSource, qmap: QMap, options: Options) -> dict[str, 
     }
 
 
-def _correlator(source: FrameSource, options: Options, frames: int, pixels: Pixels, workers: Workers) -> Correlator:
-    if options.device == "cuda":
+def _run_of(
+    source: FrameSource, options: Options, pixels: Pixels, frames: int, workers: Workers, by_pixels: bool = True
+) -> _Run | EncodedRun:
+    """How to go over the frames: by pixels where that is possible, and allowed."""
+    observer = Observer(source.shape[1:], frames, pixels, min(SEGMENTS, frames), _block_type(source, options))
+    correlator: Correlator | None = None
+    if options.device == "cuda" and options.kind != "twotime":
         from als_analysis.xpcs.cuda import DeviceCorrelator, TorchBackend
 
-        return DeviceCorrelator(frames, pixels, workers, TorchBackend())
-    if is_sparse(source, options, pixels, frames, workers):
+        correlator = DeviceCorrelator(frames, pixels, workers, TorchBackend())
+    elif options.kind != "twotime" and is_sparse(source, options, pixels, frames, workers):
         dense = arrange(pixels.size, pixels.used, pixels.static, pixels.dynamic, dense=True)
-        return EventCorrelator(frames, dense, workers, source.dtype)
-    return Correlator(frames, pixels, workers)
+        whole_state = options.save_g2 or options.memory is not None or not by_pixels
+        correlator = EventCorrelator(frames, dense, workers, source.dtype, 0 if whole_state else MOST_KEPT)
+    elif options.kind != "twotime":
+        blocks = _blocks_of(source, options, pixels, frames, workers.threads) if by_pixels else None
+        if blocks is not None:
+            scale = partial(scale_of, options=options)
+            return EncodedRun(source, blocks, options, pixels, observer, workers, cuts_of(options, frames), scale)
+        correlator = Correlator(frames, pixels, workers)
+    return _Run(source, options, correlator, observer, workers)
+
+
+def _blocks_of(source: FrameSource, options: Options, pixels: Pixels, frames: int, threads: int) -> Blocks | None:
+    """The frames as blocks of pixels, where correlating by pixels is possible and does not take too much memory."""
+    if options.avg > 1 or options.save_g2 or pixels.gathered is not None:
+        return None
+    blocks = source.blocks()
+    if blocks is None or blocks.encoded_bytes(options.raw_frames(0, frames)) > cached_bytes() // 2:
+        return None
+    need = INTERPRETER_BYTES + EncodedRun.nbytes(blocks, pixels.tiles, lags_for(frames).levels, threads)
+    return blocks if options.memory is None or need <= options.memory else None
 
 
 class _Run:
@@ -135,23 +170,29 @@ class _Run:
         )
         self.checkpoint: Checkpoint | None = None
         frames = observer.frames
-        count = options.partials
-        self.cuts = [frames * i // count for i in range(1, count + 1)] if count > 1 else []
+        self.cuts = cuts_of(options, frames)
         sparse = isinstance(correlator, EventCorrelator)
-        block = _block_frames(source, options, frames, observer.pixels)
-        block = _MOST_EVENT_FRAMES if sparse else block
         multiple = 1
         if sparse:
             multiple = BLOCK_MULTIPLE
-            self.cuts = [c // multiple * multiple if c < frames else c for c in self.cuts]
+            self.cuts = sorted({c // multiple * multiple if c < frames else c for c in self.cuts} - {0})
+        block = _MOST_EVENT_FRAMES if sparse else _block_frames(source, options, frames, observer.pixels)
         # the observer finds its segments in events by itself, in frames only at the end of a block
         self.edges = block_edges(frames, block, set(self.cuts) if sparse else {*observer.cuts, *self.cuts}, multiple)
-        self.parts: list[tuple[Any, Any]] = []
-        self.mark: Mark | None = None
-        self.whole: tuple[Any, Any] = (None, None)
 
-    def through(self, progress: Progress | None, stop: Callable[[], bool] | None) -> Multitau | None:
-        """Take all frames in, and give g2 with its parts."""
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the sums on the way depend on."""
+        return {"edges": self.edges}
+
+    def alive(self) -> NDArray[np.bool_]:
+        """Which of the used pixels had a finite value in every frame."""
+        if self.correlator is not None:
+            return self.correlator.alive()
+        return np.asarray(self.observer.known[self.observer.pixels.used] == self.observer.frames)
+
+    def through(self, progress: Progress | None, stop: Callable[[], bool] | None) -> tuple[G2, list[G2]] | None:
+        """Take all frames in; gives (g2, error) over all frames, and of each part."""
         begin = self._restore()
         frames = self.observer.frames
         edges = self.edges[self.edges.index(begin) :]
@@ -166,53 +207,24 @@ class _Run:
                     self.checkpoint.save(self._snapshot())
                 then = "the same command goes on there" if self.checkpoint is not None else "it starts again"
                 raise Preempted(f"{self.source.path}: stopped after frame {done} of {frames}; {then}")
-        if self.correlator is None:
-            return None
-        if self.observer.done not in self.cuts:
-            self.whole, _ = self.correlator.g2()
-        multitau = Multitau(self.correlator.lags, *self.whole)
-        if self.parts:
-            multitau.partial = np.array([part[0] for part in self.parts])
-            multitau.partial_err = np.array([part[1] for part in self.parts])
-            starts = [0, *self.cuts[:-1]]
-            multitau.partial_labels = [f"frames {a} to {b - 1}" for a, b in zip(starts, self.cuts, strict=True)]
-        return multitau
+        return self.correlator.finish() if self.correlator is not None else None
 
     def _take(self, block: Any) -> None:
         correlator = self.correlator
         if isinstance(correlator, EventCorrelator):
             mean = self.observer.add_events(block, correlator.lane, self.workers)
-            correlator.add_events(block, self._scale(mean))
+            correlator.add_events(block, scale_of(mean, self.options))
         else:
             mean = self.observer.add(block, self.workers)
             if correlator is None:
                 return
-            correlator.add(block.raw, self._scale(mean))
+            correlator.add(block.raw, scale_of(mean, self.options))
         if self.observer.done in self.cuts:
-            more = self.observer.done < self.observer.frames
-            note = (self.mark or correlator.new_mark()) if more else None
-            self.whole, part = correlator.g2(self.mark, note)
-            self.parts.append(part)
-            self.mark = note
-
-    def _scale(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
-        scale = np.ones(len(mean), dtype=np.float32)
-        if self.options.frame_norm:
-            np.divide(1.0, mean, out=scale, where=mean > 0, casting="unsafe")
-        return scale
+            correlator.cut(self.observer.done == self.observer.frames)
 
     def _snapshot(self) -> Arrays:
         arrays = {f"observer_{k}": v for k, v in self.observer.snapshot().items()}
-        kept = (("state", self.correlator.state if self.correlator else None, _STATE), ("mark", self.mark, _MARK))
-        for name, state, keys in kept:
-            if state is not None:
-                arrays |= {f"{name}_{key}": getattr(state, key) for key in keys}
-                arrays[f"{name}_frames"] = np.array(state.frames)
-        if isinstance(self.correlator, EventCorrelator):
-            arrays |= {f"events_{key}": value for key, value in self.correlator.memory().items()}
-        if self.parts:
-            arrays["parts"] = np.array(self.parts)
-        return arrays
+        return arrays | (self.correlator.snapshot() if self.correlator is not None else {})
 
     def _restore(self) -> int:
         stored = self.checkpoint.load() if self.checkpoint is not None else None
@@ -220,21 +232,31 @@ class _Run:
             return 0
         self.observer.restore({k.removeprefix("observer_"): v for k, v in stored.items() if k.startswith("observer_")})
         if self.correlator is not None:
-            sums, recent, first, total = (stored[f"state_{key}"] for key in _STATE)
-            self.correlator.state = State(sums, recent, first, total, int(stored["state_frames"]))
-        if isinstance(self.correlator, EventCorrelator):
-            self.correlator.remember(
-                {k.removeprefix("events_"): v for k, v in stored.items() if k.startswith("events_")}
-            )
-        if "mark_frames" in stored:
-            sums, past, newest, total = (stored[f"mark_{key}"] for key in _MARK)
-            self.mark = Mark(sums, past, newest, total, int(stored["mark_frames"]))
-        self.parts = [(part[0], part[1]) for part in stored.get("parts", ())]
+            self.correlator.restore(stored)
         return self.observer.done
 
 
-_STATE = ("sums", "recent", "first", "total")
-_MARK = ("sums", "past", "newest", "total")
+def cuts_of(options: Options, frames: int) -> list[int]:
+    """Where the parts of the frames end that have a g2 of their own."""
+    return [frames * i // options.partials for i in range(1, options.partials + 1)]
+
+
+def scale_of(mean: NDArray[np.float64], options: Options) -> NDArray[np.float32]:
+    """What each frame is multiplied by, from its mean over the used pixels."""
+    scale = np.ones(len(mean), dtype=np.float32)
+    if options.frame_norm:
+        np.divide(1.0, mean, out=scale, where=mean > 0, casting="unsafe")
+    return scale
+
+
+def multitau_of(lags: Lags, cuts: list[int], whole: G2, parts: list[G2]) -> Multitau:
+    """The result's g2, with that of its parts where there are several."""
+    multitau = Multitau(lags, *whole)
+    if len(parts) > 1:
+        multitau.partial = np.array([part[0] for part in parts])
+        multitau.partial_err = np.array([part[1] for part in parts])
+        multitau.partial_labels = [f"frames {a} to {b - 1}" for a, b in pairwise([0, *cuts])]
+    return multitau
 
 
 def pixels_of(qmap: QMap) -> Pixels:

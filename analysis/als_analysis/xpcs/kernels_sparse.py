@@ -114,6 +114,7 @@ def add_events(
     bounds: Any,
     begin: int,
     end: int,
+    base: int,
     seen: Any,
     sums: Any,
     recent: Any,
@@ -121,6 +122,8 @@ def add_events(
     total: Any,
 ) -> None:
     """Add the frames from `origin` on to tiles begin … end; those before are the frames before, needed for pairs.
+
+    `sums`, `recent`, `first` and `total` are the state of the tiles from `base` on.
 
     `scale` (frames,) f32 multiplies the counts. Frames before are a multiple of 16, and so are those after but for the
     last block. `lane` (pixels,) i32 is each pixel's place in all tiles, `bounds` (T + 1,) where a tile's pixels begin.
@@ -145,21 +148,22 @@ def add_events(
             value = np.empty(found + found // 4, dtype=np.float32)
         _sort(starts, pixel, count, scale, origin, lane, at, bounds[high], low * LANES, ends, when, value)
         for tile in range(low, high):
+            mine = tile - base
             for t in range(rows):
                 _clear(x[REACH + t])
             for level in range(FINE_LEVELS):
                 for row in range(REACH):
-                    _clear(recent[tile, level, row])
+                    _clear(recent[mine, level, row])
             for p in range(LANES):
                 place = (tile - low) * LANES + p
                 start = ends[place - 1] if place > 0 else 0
                 stop = ends[place]
                 if stop > start:
-                    total[tile, p] += _add_lane(when, value, start, stop, n, sums[tile], x, p)
-                    _note_last(when, value, start, stop, n, recent[tile], p)
+                    total[mine, p] += _add_lane(when, value, start, stop, n, sums[mine], x, p)
+                    _note_last(when, value, start, stop, n, recent[mine], p)
                     if seen[0] < REACH << (FINE_LEVELS - 1):
-                        _note_first(when, value, start, stop, seen[0], first[tile], p)
-            add_levels(x, y, rows, FINE_LEVELS, seen, sums[tile], recent[tile], first[tile], total[tile])
+                        _note_first(when, value, start, stop, seen[0], first[mine], p)
+            add_levels(x, y, rows, FINE_LEVELS, seen, sums[mine], recent[mine], first[mine], total[mine])
 
 
 @compiled

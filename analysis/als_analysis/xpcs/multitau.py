@@ -81,6 +81,11 @@ class Pixels:
         return len(self.static_of_lane)
 
     @property
+    def bins(self) -> tuple[int, int]:
+        """How many static and dynamic bins there are."""
+        return int(self.static.max()) + 1, int(self.dynamic.max()) + 1
+
+    @property
     def used_bits(self) -> NDArray[np.uint64]:
         """A bit for each pixel of the frame, the lowest of a word first: whether it is used."""
         bits = np.zeros(-(-self.size // 64) * 64, dtype=np.uint8)
@@ -144,9 +149,14 @@ class State:
     total: F64
     frames: int = 0
 
+    @staticmethod
+    def rows(levels: int) -> int:
+        """How many lags are summed."""
+        return _REACH + DELAYS_PER_LEVEL * (levels - 1)
+
     @classmethod
     def empty(cls, tiles: int, levels: int) -> State:
-        lags = _REACH + DELAYS_PER_LEVEL * (levels - 1)
+        lags = cls.rows(levels)
         return cls(
             np.zeros((tiles, lags, _LANES)),
             np.zeros((tiles, levels, _REACH, _LANES), dtype=np.float32),
@@ -157,12 +167,19 @@ class State:
     @staticmethod
     def nbytes(tiles: int, levels: int) -> int:
         """Bytes that a state takes."""
-        lags = _REACH + DELAYS_PER_LEVEL * (levels - 1)
+        lags = State.rows(levels)
         return tiles * _LANES * (8 * lags + 8 + levels * 2 * 4 * _REACH)
 
     @property
     def seen(self) -> NDArray[np.int64]:
         return np.array([self.frames >> level for level in range(self.recent.shape[1])], dtype=np.int64)
+
+    def cleared(self, tiles: int) -> State:
+        """An empty state of the first `tiles` tiles, in this one's memory."""
+        state = State(self.sums[:tiles], self.recent[:tiles], self.first[:tiles], self.total[:tiles])
+        for array in (state.sums, state.recent, state.first, state.total):
+            array[...] = 0.0
+        return state
 
 
 @dataclass
@@ -183,7 +200,7 @@ class Mark:
     @staticmethod
     def nbytes(tiles: int, levels: int) -> int:
         """Bytes that a mark takes."""
-        lags = _REACH + DELAYS_PER_LEVEL * (levels - 1)
+        lags = State.rows(levels)
         return tiles * _LANES * (2 * 4 * lags + 8 + 4 * levels)
 
     @property
@@ -191,13 +208,74 @@ class Mark:
         return np.array([self.frames >> level for level in range(self.newest.shape[1])], dtype=np.int64)
 
 
+@dataclass
+class BinSums:
+    """Sums over bins that g2 and its error are made of, index 0: over all frames, 1: since a mark; see `kernels_bins`.
+
+    `per_static` (2, static bins, lags, 4) and `per_dynamic` (2, dynamic bins, lags, 3).
+    """
+
+    per_static: F64
+    per_dynamic: F64
+
+    @classmethod
+    def empty(cls, statics: int, dynamics: int, lags: int) -> BinSums:
+        return cls(np.zeros((2, statics, lags, 4)), np.zeros((2, dynamics, lags, 3)))
+
+    def add_tiles(
+        self,
+        span: tuple[int, int],
+        static: NDArray[np.int64],
+        dynamic: NDArray[np.int64],
+        state: State,
+        since: Mark | None,
+        note: Mark | None,
+    ) -> None:
+        """Add tiles span[0] … span[1] of a state, their lanes being in the bins `static` and `dynamic` (T, 64).
+
+        With `since` also the pairs whose later sample came after it. `note`, a new mark or `since` itself, becomes a
+        mark of the state but for its number of frames.
+        """
+        from als_analysis.xpcs import kernels_bins
+
+        if note is not None and since is not None and note is not since:
+            raise ValueError("a mark can only be renewed, or made where there is none")
+        before = since or note or Mark.empty(1, state.sums.shape[1], state.recent.shape[1])
+        kernels_bins.reduce_tiles(
+            *span,
+            static,
+            dynamic,
+            state.seen,
+            state.sums,
+            state.recent,
+            state.first,
+            state.total,
+            self.per_static[0],
+            self.per_dynamic[0],
+            since is not None,
+            before.seen,
+            before.sums,
+            before.past,
+            before.newest,
+            before.total,
+            self.per_static[1],
+            self.per_dynamic[1],
+            note is not None,
+        )
+
+
+G2 = tuple[F64, F64]  # g2 and its error, each (lags, dynamic bins)
+
+
 class Correlator:
-    """Takes frames in blocks of any size and gives g2 and its error, over all frames or since a mark."""
+    """Takes frames in blocks of any size and gives g2 and its error: over all frames, and of each part of them."""
 
     def __init__(self, frames: int, pixels: Pixels, workers: Workers) -> None:
         self.lags = lags_for(frames)
         self.pixels, self.workers = pixels, workers
         self.state = State.empty(pixels.tiles, self.lags.levels)
+        self._parts: list[G2] = []
+        self._mark: Mark | None = None
 
     def add(self, raw: NDArray[Any], scale: NDArray[np.float32]) -> None:
         """Add the next frames, `raw` (n, size) of any numeric type, each times `scale` (n,)."""
@@ -212,7 +290,7 @@ class Correlator:
             self.workers.share(lambda a, b: kernels.add_gathered(raw, scale, gathered, a, b, *arrays), pixels.tiles)
         state.frames += len(raw)
 
-    def g2(self, since: Mark | None = None, note: Mark | None = None) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
+    def g2(self, since: Mark | None = None, note: Mark | None = None) -> tuple[G2, G2]:
         """(g2, error) over all frames, and from the pairs whose later sample came after `since` (None: the same).
 
         `note`, a new mark or `since` itself, becomes a mark of the present state.
@@ -223,56 +301,64 @@ class Correlator:
         that is not finite in any frame are left out. A bin without intensity, or a lag without pairs, gives NaN, and
         so does the error of a lag with one pair, whose per-pixel g2 is 1 by definition.
         """
-        from als_analysis.xpcs import kernels_bins
-
         pixels, state = self.pixels, self.state
-        statics, dynamics, rows = int(pixels.static.max()) + 1, int(pixels.dynamic.max()) + 1, state.sums.shape[1]
-        per_static = np.zeros((2, _PARTS, statics, rows, 4))
-        per_dynamic = np.zeros((2, _PARTS, dynamics, rows, 3))
-        if note is not None and since is not None and note is not since:
-            raise ValueError("a mark can only be renewed, or made where there is none")
-        before = since or note or Mark.empty(1, state.sums.shape[1], self.lags.levels)
-        seen_before = before.seen
+        parts = [BinSums.empty(*pixels.bins, state.sums.shape[1]) for _ in range(_PARTS)]
         edges = [pixels.tiles * i // _PARTS for i in range(_PARTS + 1)]
 
         def work(begin: int, end: int) -> None:
             for part in range(begin, end):
-                kernels_bins.reduce_tiles(
-                    edges[part],
-                    edges[part + 1],
-                    pixels.static_of_lane,
-                    pixels.dynamic_of_lane,
-                    state.seen,
-                    state.sums,
-                    state.recent,
-                    state.first,
-                    state.total,
-                    per_static[0, part],
-                    per_dynamic[0, part],
-                    since is not None,
-                    seen_before,
-                    before.sums,
-                    before.past,
-                    before.newest,
-                    before.total,
-                    per_static[1, part],
-                    per_dynamic[1, part],
-                    note is not None,
-                )
+                span = (edges[part], edges[part + 1])
+                parts[part].add_tiles(span, pixels.static_of_lane, pixels.dynamic_of_lane, state, since, note)
 
         self.workers.share(work, _PARTS)
+        sums = BinSums(sum(p.per_static for p in parts), sum(p.per_dynamic for p in parts))  # type: ignore[arg-type]
+        before = since.frames if since is not None else 0
         if note is not None:
             note.frames = state.frames
-        pairs = np.maximum(state.seen[self.lags.level] - self.lags.step, 0)
-        earlier = np.maximum(seen_before[self.lags.level] - self.lags.step, 0)
+        whole, part = self.normalized(sums, state.frames, before)
+        return whole, part if since is not None else whole
+
+    def normalized(self, sums: BinSums, frames: int, before: int) -> tuple[G2, G2]:
+        """(g2, error) after `frames` frames, and from the pairs whose later sample came after the first `before`."""
         found = []
-        for which, count in ((0, pairs), (1, pairs - earlier)):
-            value, error = _normalized(
-                per_static[which].sum(axis=0), per_dynamic[which].sum(axis=0), self._rows(), pixels, dynamics
-            )
+        for which, first in ((0, 0), (1, before)):
+            count = self._pairs(frames) - self._pairs(first)
+            value, error = _normalized(sums.per_static[which], sums.per_dynamic[which], self._rows(), self.pixels)
             error[count < 2] = np.nan
             found.append((value, error))
-        return found[0], found[1] if since is not None else found[0]
+        return found[0], found[1]
+
+    def _pairs(self, frames: int) -> NDArray[np.int64]:
+        return np.asarray(np.maximum((frames >> self.lags.level) - self.lags.step, 0), dtype=np.int64)
+
+    def cut(self, last: bool) -> None:
+        """A part of the frames ends here; after the last one nothing is added any more."""
+        note = None if last else self._mark or self.new_mark()
+        self._whole, part = self.g2(self._mark, note)
+        self._parts.append(part)
+        self._mark = note
+
+    def finish(self) -> tuple[G2, list[G2]]:
+        """(g2, error) over all frames, and of each part, after the last `cut`."""
+        return self._whole, self._parts
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """All that is known of the frames so far, for a checkpoint."""
+        state, mark = self.state, self._mark
+        kept: dict[str, NDArray[Any]] = {f"state_{name}": getattr(state, name) for name in _STATE}
+        kept |= {"state_frames": np.array(state.frames), "parts": np.array(self._parts)}
+        if mark is not None:
+            kept |= {f"mark_{name}": getattr(mark, name) for name in _MARK} | {"mark_frames": np.array(mark.frames)}
+        return kept
+
+    def restore(self, stored: dict[str, NDArray[Any]]) -> None:
+        """Go on from a snapshot."""
+        sums, recent, first, total = (stored[f"state_{name}"] for name in _STATE)
+        self.state = State(sums, recent, first, total, int(stored["state_frames"]))
+        if "mark_frames" in stored:
+            sums, past, newest, total = (stored[f"mark_{name}"] for name in _MARK)
+            self._mark = Mark(sums, past, newest, total, int(stored["mark_frames"]))
+        self._parts = [(part[0], part[1]) for part in stored["parts"]]
 
     def new_mark(self) -> Mark:
         """A mark for `g2` to write to."""
@@ -312,11 +398,14 @@ class Correlator:
         return np.where(level == 0, step - 1, later)
 
 
-def _normalized(
-    per_static: F64, per_dynamic: F64, rows: NDArray[np.int64], pixels: Pixels, dynamics: int
-) -> tuple[F64, F64]:
+_STATE = ("sums", "recent", "first", "total")
+_MARK = ("sums", "past", "newest", "total")
+
+
+def _normalized(per_static: F64, per_dynamic: F64, rows: NDArray[np.int64], pixels: Pixels) -> G2:
     owner = np.zeros(len(per_static), dtype=np.int64)
     owner[pixels.static] = pixels.dynamic
+    dynamics = len(per_dynamic)
     value, error = np.full((len(rows), dynamics), np.nan), np.full((len(rows), dynamics), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         for number, row in enumerate(rows):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from als_analysis.readers.chunks import Fetched
 from als_analysis.readers.events import Events
 from als_analysis.workers import Workers
 from als_analysis.xpcs.multitau import Pixels
@@ -57,6 +58,10 @@ class Observer:
             np.zeros(len(pixels.used), dtype=np.int64),
         )
         self._last: NDArray[Any] | None = None
+        # for pixels that come before frames: sums of their means per segment and static bin, and of the first and last
+        # segment: weight, weight * y, weight * x
+        self._segment_sums = np.zeros((segments, len(self._pixels_per_bin)))
+        self._weights = np.zeros((2, 3))
         self._every = max(1, frames // _SATURATION_SAMPLES)
 
     def add(self, block: Block, workers: Workers) -> F64:
@@ -124,6 +129,47 @@ class Observer:
         self.done += count
         return mean
 
+    def add_encoded(self, fetched: Fetched, sums: NDArray[np.int64], full: NDArray[np.int64]) -> None:
+        """As `add`, for frames as they are encoded, with their sums and their numbers of used pixels at the top.
+
+        A repeated frame has the same bytes: the file has one encoder. Pixels come later, see `add_pixels`.
+        """
+        start, count = self.done, len(fetched)
+        mean = self.mean[start : start + count]
+        mean[:] = sums / len(self.pixels.used)
+        for row in range(count):
+            same = start + row > 0 and mean[row] != 0 and mean[row] == self.mean[start + row - 1]
+            if same:
+                before = fetched.chunk(row - 1) if row else self._last
+                self.repeated += int(before is not None and np.array_equal(fetched.chunk(row), before))
+        self._last = fetched.chunk(count - 1).copy()
+        self.saturated += int(full.sum())
+        self.looked_at += count * len(self.pixels.used)
+        self.done += count
+
+    def add_pixels(self, first: int, segments: NDArray[np.int64]) -> None:
+        """All frames of the pixels from `first` on: their sums over each segment, (segments, pixels)."""
+        end = first + segments.shape[1]
+        self.total[first:end] = segments.sum(axis=0)
+        self.known[first:end] = self.frames
+        low, high = np.searchsorted(self.pixels.used, (first, end))
+        static, used = self.pixels.static[low:high], self.pixels.used[low:high]
+        if len(used) == 0:
+            return
+        mean = segments[:, used - first] / np.diff([0, *self.cuts])[:, None]
+        base = int(static.min())
+        for sums, values in zip(self._segment_sums, mean, strict=True):
+            part = np.bincount(static - base, weights=values)
+            sums[base : base + len(part)] += part
+        y, x = np.divmod(used, self.shape[1])
+        for weights, values in zip(self._weights, mean[[0, -1]], strict=True):
+            weights += values.sum(), (values * y).sum(), (values * x).sum()
+
+    def close_segments(self) -> None:
+        """All pixels were added."""
+        self.segments = list(self._segment_sums / self._pixels_per_bin)
+        self.centers = [(float(w[1] / w[0]), float(w[2] / w[0])) for w in self._weights if w[0] > 0]
+
     def _add_totals(self, events: Events, first: int, last: int, workers: Workers) -> None:
         """Add events first … last to their pixels: one array for each thread, of whole numbers, whose sum is exact."""
         from als_analysis.xpcs import kernels_sparse
@@ -178,6 +224,8 @@ class Observer:
             "centers": np.array(self.centers).reshape(-1, 2),
             "before_total": self._before[0],
             "before_known": self._before[1],
+            "segment_sums": self._segment_sums,
+            "weights": self._weights,
             "last": self._last if self._last is not None else np.empty(0),
             "counts": np.array([self.done, self.repeated, self.saturated, self.looked_at]),
         }
@@ -187,6 +235,7 @@ class Observer:
         self.total, self.known, self.mean = stored["total"], stored["known"], stored["mean"]
         self.segments, self.centers = list(stored["segments"]), [(float(y), float(x)) for y, x in stored["centers"]]
         self._before, self._last = (stored["before_total"], stored["before_known"]), stored["last"]
+        self._segment_sums, self._weights = stored["segment_sums"], stored["weights"]
         self.done, self.repeated, self.saturated, self.looked_at = (int(n) for n in stored["counts"])
 
     def mean_2d(self) -> F64:

@@ -18,7 +18,7 @@ class Options:
     Frames begin, begin + stride, … below end (None: all), each `avg` of them in a row averaged: the processed frames.
     `dq` names the dynamic bins of the two-time maps (from 1; empty: all); `smooth` what two-time frames are divided by,
     besides their mean over each static bin. `partials` cuts the frames into so many parts with a g2 each. `memory` is
-    a limit in bytes (None: what it takes, about 0.7 GB for a detector of 512 x 512).
+    a limit in bytes (None: what it takes; for a detector of 512 x 512 about 0.35 GB, or 0.7 GB frame by frame).
     """
 
     kind: str = "multitau"
