@@ -292,14 +292,28 @@ class CatalogFamily:
         known = products.latest(tx, scan.id, description.PRODUCT)
         out: dict[str, Any] = {}
         for entry in product.document.get("entries", []) if product else []:
-            name = "raw data set" if entry["type"] == "raw" else f"result {entry['pid'].rpartition('/')[2]}"
+            name = "raw data set" if entry["type"] == "raw" else "result " + " ".join(entry["pid"].split("/")[3:])
             out[name] = link(entry.get("url"), entry["pid"])
         if known is not None:
-            out["metadata"] = dg.MetadataValue.json(known.document.get("metadata", {}))
             if known.document.get("error"):
                 out["metadata error"] = str(known.document["error"]["reason"])
+            out["metadata"] = metadata_table(known.document.get("metadata", {}))
         out["entered"] = stamp(product.made_at) if product else None
         return {k: v for k, v in out.items() if v is not None}
+
+
+def metadata_table(metadata: Mapping[str, Any]) -> Any:
+    """What als-describe found in the file, a row each; None when it found nothing."""
+    records = []
+    for name, entry in documents.entries(metadata).items():
+        value = entry["value"]
+        cells = {"name": name, "value": f"{value:.6g}" if isinstance(value, float) else str(value)}
+        records.append(dg.TableRecord({**cells, "unit": entry["unit"]}))
+    if not records:
+        return None
+    return dg.MetadataValue.table(
+        records, dg.TableSchema([dg.TableColumn(n, "string") for n in ("name", "value", "unit")])
+    )
 
 
 def _groups_of(scan: Scan, catalog: Catalog) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 from sqlalchemy.engine import Connection
 
-from als_assets import jobs
+from als_assets import jobs, quality
 from als_assets.family import ByTask, Done, NotDone, Outcome, Rests, Work
 from als_assets.transfers import link
 from beamlines.policy.grouping import PRIMARY
@@ -32,6 +32,10 @@ from resources.storage import joined
 PREVIEWS = {"g2": "g2.png", "scattering": "scattering.png"}
 INLINE_BYTES = 50_000  # a larger plot would swell Dagster's event log
 MOST_PREVIEW_BYTES = 300_000
+COLUMNS = {  # of a result's numbers per q, as a table shows them
+    "q_per_angstrom": "q (1/Å)", "tau_s": "tau (s)", "tau_s_err": "± (s)", "contrast": "contrast",
+    "contrast_err": "±", "baseline": "baseline", "chi_squared": "reduced χ²",
+}  # fmt: skip
 ADVICE = {
     2: "correct the parameters of this analysis in the beamline's defs.yaml.",
     3: "compare the file with the detector's copy; if that one is whole, copy the scan again, then this partition.",
@@ -130,7 +134,8 @@ class XpcsFamily:
             return {}
         document, values = product.document, product.document.get("values", {})
         pngs = products.pngs(tx, product.id)
-        out: dict[str, Any] = {"result": dg.MetadataValue.path(product.path or ""), "revision": product.revision}
+        out = quality.in_short(self.asset, document.get("qc", {}))
+        out |= {"result": dg.MetadataValue.path(product.path or ""), "revision": product.revision}
         if "g2" in pngs and len(pngs["g2"]) <= INLINE_BYTES:
             out["g2 plot"] = dg.MetadataValue.md(
                 f"![g2](data:image/png;base64,{base64.b64encode(pngs['g2']).decode()})"
@@ -139,7 +144,9 @@ class XpcsFamily:
         table = g2_table(values)
         if table is not None:
             out["fit per q"] = table
-        out["QC"] = qc_table(document.get("qc", {}))
+        verdicts = quality.table(document.get("qc", {}))
+        if verdicts is not None:
+            out["quality of each"] = verdicts
         done = [t for t in tasks.of_scan(tx, scan.id) if t.id == product.task_id]
         if done:
             out["Slurm job"] = link(self.compute.url(str(done[0].external_id)), str(done[0].external_id))
@@ -158,36 +165,18 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, label in (("tau_s", "tau, median over q (s)"), ("contrast", "contrast, median over q")):
         finite = sorted(v for v in values.get(name, []) if isinstance(v, int | float))
         if finite:
-            out[label] = float(finite[len(finite) // 2])
+            out[label] = float(f"{finite[len(finite) // 2]:.5g}")
     if values.get("q_per_angstrom"):
         out["q bins"] = len(values["q_per_angstrom"])
     return out
 
 
 def g2_table(values: Mapping[str, Any]) -> Any:
-    names = ["q_per_angstrom", "tau_s", "tau_s_err", "contrast", "contrast_err", "baseline", "chi_squared"]
-    there = [name for name in names if values.get(name)]
+    there = {name: heading for name, heading in COLUMNS.items() if values.get(name)}
     if not there:
         return None
-    length = len(values[there[0]])
     records = []
-    for i in range(length):
-        cells = {n: values[n][i] if i < len(values[n]) else None for n in there}
-        records.append(dg.TableRecord({n: "" if v is None else f"{v:.5g}" for n, v in cells.items()}))
-    columns = [dg.TableColumn(name, "string") for name in there]
-    return dg.MetadataValue.table(records, dg.TableSchema(columns))
-
-
-def qc_table(qc: Mapping[str, Any]) -> Any:
-    lines = ["| check | value | threshold | verdict |", "|---|---|---|---|"]
-    for name, entry in qc.items():
-        if isinstance(entry, Mapping):
-            cells = " | ".join(_cell(entry.get(part)) for part in ("value", "threshold", "verdict"))
-            lines.append(f"| {name} | {cells} |")
-    return dg.MetadataValue.md("\n".join(lines))
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, Mapping):  # {"warn": 0.02, "fail": 0.1}
-        return ", ".join(f"{name} {_cell(part)}" for name, part in sorted(value.items(), reverse=True))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    for i in range(max(len(values[name]) for name in there)):
+        cells = {there[n]: values[n][i] if i < len(values[n]) else None for n in there}
+        records.append(dg.TableRecord({n: "" if v is None else f"{v:.4g}" for n, v in cells.items()}))
+    return dg.MetadataValue.table(records, dg.TableSchema([dg.TableColumn(name, "string") for name in there.values()]))
