@@ -35,8 +35,8 @@ XPCS = {
     ),
     "intensity_drift": Said(
         "change of the mean intensity from the first to the last quarter",
-        "every frame is divided by its mean, so a weaker beam does little harm; a sample that changes does: analyse a "
-        "part (`begin`, `end`)",
+        "a weaker beam, which does little harm since every frame is divided by its mean; or the sample changed: analyse "
+        "a part (parameters `begin`, `end`)",
     ),
     "dropped_frames": Said(
         "frames without any intensity", "a closed shutter, or the readout lost frames: look at the detector"
@@ -62,10 +62,12 @@ XPCS = {
         "the decay is not within the measured delays, or too noisy: a longer scan, shorter frames, wider q bins",
     ),
     "baseline": Said(
-        "distance of the fitted g2 baseline from 1", "a slow process, drift or static scattering beside the decay"
+        "distance of the fitted g2 baseline from 1",
+        "a slow process, drift or static scattering beside the decay: see the two-time maps (parameter `type: both`)",
     ),
     "contrast_in_range": Said(
-        "q bins whose contrast is not in (0, 1]", "a wrong dark or mask, or no decay within the measured delays"
+        "q bins whose contrast is not in (0, 1]",
+        "a wrong dark or mask, or no decay within the measured delays: look at the g2 plot",
     ),
     "chi_squared": Said(
         "reduced chi squared of the fits",
@@ -114,7 +116,7 @@ def evaluations(spec: Spec, asset: Asset, key: str, product: Product | None) -> 
 
 def explained(name: str, entry: Mapping[str, Any], advice: str) -> str:
     words = str(entry.get("explanation") or name)
-    return words if entry.get("verdict") == PASSED else f"{words}. What to do: {advice}."
+    return words if entry.get("verdict") == PASSED else f"{words}. Cause, and what to do: {advice}."
 
 
 def number(value: Any) -> str:
@@ -206,7 +208,7 @@ def quality_checks(
         dg.AssetCheckSpec(
             name,
             asset=key,
-            description=f"{said.what}. When it does not pass: {said.advice}.",
+            description=f"{said.what}. Cause when it does not pass, and what to do: {said.advice}.",
             partitions_def=partitions,
         )
         for name, said in known.items()

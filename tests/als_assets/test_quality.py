@@ -59,7 +59,9 @@ def test_what_did_not_pass_says_what_to_do_and_reads_without_json() -> None:
         SPEC, XPCS, "a.h5", product(baseline=verdict("pass"), beam_drift=verdict("fail", value=0.123456789))
     )
     assert passed.description == "why"
-    assert failed.description is not None and failed.description.startswith("why. What to do: beam or sample moved")
+    assert failed.description is not None and failed.description.startswith(
+        "why. Cause, and what to do: beam or sample moved"
+    )
     shown = {name: entry.value for name, entry in failed.metadata.items()}
     assert shown == {"value": 0.12346, "verdict": "fail", "threshold": "warn above 0.1, fail above 0.9"}
 
@@ -70,7 +72,9 @@ def test_a_result_shows_its_verdicts_with_the_worst_first() -> None:
     told = quality.in_short(XPCS, qc)
     assert told["quality"] == "1 pass, 1 warn, 1 fail, 1 odd"
     advice = told["quality: what to do"].value
-    assert advice.index("**saturation** (fail): why. What to do: attenuate") < advice.index("**hot_pixels** (warn)")
+    assert advice.index("**saturation** (fail): why. Cause, and what to do: attenuate") < advice.index(
+        "**hot_pixels** (warn)"
+    )
     assert "baseline" not in advice
     rows = [record.data for record in quality.table(qc).records]
     assert [row["check"] for row in rows] == ["new_one", "saturation", "hot_pixels", "baseline"]
