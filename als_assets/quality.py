@@ -35,8 +35,8 @@ XPCS = {
     ),
     "intensity_drift": Said(
         "change of the mean intensity from the first to the last quarter",
-        "a weaker beam, which does little harm since every frame is divided by its mean; or the sample changed: analyse "
-        "a part (parameters `begin`, `end`)",
+        "a weaker beam, which does little harm since every frame is divided by its mean; or a sample that changed: "
+        "analyse a part (parameters `begin`, `end`)",
     ),
     "dropped_frames": Said(
         "frames without any intensity", "a closed shutter, or the readout lost frames: look at the detector"
