@@ -79,7 +79,7 @@ XPCS = {
     ),
 }
 PROGRAMS = {"xpcs": XPCS}
-PASSED, WARNED = "pass", "warn"
+PASSED, WARNED, FAILED = "pass", "warn", "fail"
 
 
 def declared(asset: Asset) -> dict[str, Said]:
@@ -131,6 +131,11 @@ def limits(threshold: Any) -> str:
     return ", ".join(f"{name} above {number(threshold[name])}" for name in sorted(threshold, reverse=True))
 
 
+def _limit(entry: Mapping[str, Any], word: str) -> Any:
+    threshold = entry.get("threshold")
+    return threshold.get(word) if isinstance(threshold, Mapping) else threshold if word == FAILED else None
+
+
 def worst_first(qc: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     entries = {name: entry for name, entry in qc.items() if isinstance(entry, Mapping)}
     rank = {PASSED: 2, WARNED: 1}  # anything else is as bad as a failure
@@ -150,7 +155,7 @@ def in_short(asset: Asset, qc: Mapping[str, Any]) -> dict[str, Any]:
         for name, entry in entries.items()
         if name in known and entry.get("verdict") != PASSED
     ]
-    counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys([PASSED, WARNED, "fail", *words]))
+    counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys([PASSED, WARNED, FAILED, *words]))
     return {"quality": counts, **({"quality: what to do": dg.MetadataValue.md("\n".join(todo))} if todo else {})}
 
 
@@ -161,7 +166,7 @@ def table(qc: Mapping[str, Any]) -> Any:
             "verdict": str(entry.get("verdict")),
             "check": name,
             "value": number(entry.get("value")),
-            "threshold": limits(entry.get("threshold")),
+            **{f"{word} above": number(_limit(entry, word)) for word in (WARNED, FAILED)},
             "what it is": str(entry.get("explanation") or ""),
         }
         for name, entry in worst_first(qc).items()

@@ -79,7 +79,7 @@ def test_a_result_shows_its_verdicts_with_the_worst_first() -> None:
     rows = [record.data for record in quality.table(qc).records]
     assert [row["check"] for row in rows] == ["new_one", "saturation", "hot_pixels", "baseline"]
     assert rows[1] == {
-        "verdict": "fail", "check": "saturation", "value": "", "threshold": "warn above 0.1, fail above 0.9",
+        "verdict": "fail", "check": "saturation", "value": "", "warn above": "0.1", "fail above": "0.9",
         "what it is": "why",
     }  # fmt: skip
     assert "quality: what to do" not in quality.in_short(XPCS, {"baseline": verdict("pass")})
