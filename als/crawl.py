@@ -53,6 +53,10 @@ def crawl(beamline: str, folder: str, dry_run: bool, as_json: bool) -> None:
         return
     for key in taken:
         click.echo(key)
+    if not taken and not waiting and below:
+        click.echo(
+            f"nothing new is listed below {below} of {beamline}/{spec.scans.watch}: is that the folder?", err=True
+        )
     left = f"; {waiting} have not settled" if waiting else ""
     click.echo(f"{len(taken)} scans {'would be taken' if dry_run else 'were taken'}{left}")
 

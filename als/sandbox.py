@@ -21,6 +21,7 @@ from resources.ledger.location import state_dir
 from resources.storage import sentinel_of
 
 START_S = 30.0
+SERVICES = ("auth", "transfer", "sfapi", "scicat", "hpss", "*")
 KEPT = "environment.json"  # `variables_in` of the facility file names it
 
 
@@ -180,7 +181,11 @@ def up_verb(directory: Path | None, port: int, slurm: bool, as_json: bool) -> No
 @sandbox.command("down")
 @folder
 def down_verb(directory: Path | None) -> None:
-    """End it, with every transfer and job. Its state stays for the next `up`."""
+    """End it, with every transfer and job. Its state stays for the next `up`.
+
+    \b
+    Example:  als sandbox down
+    """
     if not down(directory or default_dir()):
         raise SandboxProblem(
             f"no sandbox was up in {directory or default_dir()}, or something of it could not be ended"
@@ -190,14 +195,22 @@ def down_verb(directory: Path | None) -> None:
 @sandbox.command("status")
 @folder
 def status_verb(directory: Path | None) -> None:
-    """Print address, requests by route, effective executions and faults, as JSON."""
+    """Print address, requests by route, effective executions and faults, as JSON.
+
+    \b
+    Example:  als sandbox status
+    """
     platform.print_json(reachable(directory or default_dir(), "GET", "/sandbox/status"))
 
 
 @sandbox.command("reset")
 @folder
 def reset_verb(directory: Path | None) -> None:
-    """Forget everything but the credentials: files, tasks, jobs, catalogue, faults."""
+    """Forget everything but the credentials: files, tasks, jobs, catalogue, faults.
+
+    \b
+    Example:  als sandbox reset
+    """
     where = directory or default_dir()
     reachable(where, "POST", "/sandbox/reset")
     furnish(where, environment(where))
@@ -211,7 +224,7 @@ def fault() -> None:
 
 @fault.command("add")
 @folder
-@click.argument("service")
+@click.argument("service", type=click.Choice(SERVICES))
 @click.argument("kind")
 @click.option("--route", help="'POST /v0.10/transfer', with * and ?")
 @click.option("--path", help="a file's path or a job's name, with * and ?")
@@ -220,7 +233,8 @@ def fault() -> None:
 @click.option("--delay", type=float, help="seconds")
 @click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help="what the kind wants besides: code=503")
 def add(directory: Path | None, service: str, kind: str, more: tuple[str, ...], **options: Any) -> None:
-    """Add a fault.
+    """Add a fault. KIND for every service but hpss: status, 429, timeout, drop, slow, die; others are of one service
+    (sandbox/faults.py, and the module of the service).
 
     \b
     Example:  als sandbox fault add sfapi status --route 'POST */compute/jobs/*' --when after --set code=502
@@ -235,13 +249,21 @@ def add(directory: Path | None, service: str, kind: str, more: tuple[str, ...], 
 @fault.command("list")
 @folder
 def list_faults(directory: Path | None) -> None:
-    """Print the faults as JSON; `left` counts down."""
+    """Print the faults as JSON; `left` counts down.
+
+    \b
+    Example:  als sandbox fault list
+    """
     platform.print_json(reachable(directory or default_dir(), "GET", "/sandbox/faults"))
 
 
 @fault.command("clear")
 @folder
 def clear(directory: Path | None) -> None:
-    """Remove all faults."""
+    """Remove all faults.
+
+    \b
+    Example:  als sandbox fault clear
+    """
     reachable(directory or default_dir(), "DELETE", "/sandbox/faults")
     click.echo("no faults are left")

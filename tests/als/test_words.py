@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -149,3 +150,24 @@ def test_the_pages_are_not_looked_for_on_a_port_of_somebody_else(tmp_path: Path)
         with pytest.raises(ServicesProblem, match=f"port {port} is in use"):
             Services(tmp_path, {}, port).start()
     assert not (tmp_path / "workspace.yaml").exists()
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_the_help_of_every_command_has_an_example() -> None:
+    found = {" ".join(path): command.help or "" for path, command in commands(main)}
+    assert "sandbox fault add" in found
+    assert [name for name, words in found.items() if f"als {name}" not in words] == []
+
+
+def test_a_fault_of_a_service_that_is_not_there_is_refused(als: Any) -> None:
+    ended = als("sandbox", "fault", "add", "sfap", "status")
+    assert ended.exit_code == 2 and "'sfap' is not one of 'auth'" in ended.output

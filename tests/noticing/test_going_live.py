@@ -118,6 +118,7 @@ def test_old_scans_below_a_folder_are_taken_on_request_and_no_others(beamline: B
     assert beamline.scan("2024/a.h5") is None and beamline.als_json("crawl", "bl7011", "2025")["scans"] == []
     assert sorted(beamline.rig.run("raw_at_cfs").keys) == ["2025/11/c.h5", "2025/b.h5"]
     assert "leads outside" in beamline.als("crawl", "bl7011", "../x").output
+    assert "nothing new is listed below nosuch of bl7011/dtn" in beamline.als("crawl", "bl7011", "nosuch").output
 
 
 # mode
