@@ -58,6 +58,8 @@ def assert_same(dense: Result, sparse: Result, partials: bool = True) -> None:
     np.testing.assert_allclose(sparse.multitau.g2, dense.multitau.g2, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(sparse.multitau.g2_err, dense.multitau.g2_err, rtol=2e-6, atol=1e-9)
     np.testing.assert_allclose(sparse.scattering.mean_2d, dense.scattering.mean_2d, rtol=1e-12)
+    np.testing.assert_allclose(sparse.scattering.segments_1d, dense.scattering.segments_1d, rtol=1e-12)
+    assert sparse.observed.drift_pixels == pytest.approx(dense.observed.drift_pixels, abs=1e-9)
     np.testing.assert_allclose(sparse.scattering.intensity_vs_time, dense.scattering.intensity_vs_time, rtol=1e-12)
     if partials and dense.multitau.partial is not None and sparse.multitau.partial is not None:
         np.testing.assert_allclose(sparse.multitau.partial, dense.multitau.partial, rtol=1e-6, atol=1e-9)
@@ -69,18 +71,25 @@ def assert_same(dense: Result, sparse: Result, partials: bool = True) -> None:
     mean=st.sampled_from([0.003, 0.05, 0.5]),
     block=st.integers(16, 300),
     norm=st.booleans(),
+    most=st.sampled_from([0, 500, 5000, 1 << 20]),
 )
 def test_any_number_of_frames_occupancy_and_block_size_gives_the_dense_answer(
-    tmp_path_factory: pytest.TempPathFactory, frames: int, mean: float, block: int, norm: bool
+    tmp_path_factory: pytest.TempPathFactory, frames: int, mean: float, block: int, norm: bool, most: int
 ) -> None:
     path = write(tmp_path_factory.mktemp("s") / "s.h5", frames, mean, seed=frames)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("als_analysis.xpcs.corr._MOST_EVENT_FRAMES", block)
+        patch.setattr("als_analysis.xpcs.corr.MOST_KEPT", most)  # events, before they go into a state of all pixels
         dense, sparse = both(path, frame_norm=norm, partials=1)
     assert_same(dense, sparse)
 
 
-def test_the_parts_agree_where_they_are_cut_at_a_multiple_of_16(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [0, 3000, 1 << 20])
+def test_the_parts_agree_where_they_are_cut_at_a_multiple_of_16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("als_analysis.xpcs.corr.MOST_KEPT", most)
+    monkeypatch.setattr("als_analysis.xpcs.corr._MOST_EVENT_FRAMES", 64)
     dense, sparse = both(write(tmp_path / "s.h5", 512, 0.05), partials=2)
     assert_same(dense, sparse)
 
@@ -108,3 +117,9 @@ def test_events_are_refused_for_data_that_has_none(tmp_path: Path) -> None:
     path = write(tmp_path / "f.h5", 300, 1.0, dtype="float32")
     with open_frames(path, LAYOUT) as source, pytest.raises(BadArguments, match="whole numbers"):
         correlate(source, qmap(source.shape[1:]), Options(sparse="always"))
+
+
+def test_the_maps_of_every_pixel_are_those_of_the_dense_path(tmp_path: Path) -> None:
+    dense, sparse = both(write(tmp_path / "s.h5", 300, 0.05), save_g2=True)
+    assert dense.multitau is not None and sparse.multitau is not None
+    np.testing.assert_allclose(sparse.multitau.maps, dense.multitau.maps, rtol=1e-5, atol=1e-6)

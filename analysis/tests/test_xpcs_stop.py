@@ -49,20 +49,21 @@ def results_equal(one: Path, other: Path) -> bool:
     return all(same) and len(same) > 20
 
 
-def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_blocks(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr("als_analysis.xpcs.corr.MOST_KEPT", most)
     for name in ("_MOST_FRAMES", "_MOST_EVENT_FRAMES"):
         monkeypatch.setattr(f"als_analysis.xpcs.corr.{name}", 32)
     # frames first; the other order is stopped in test_by_pixels
     monkeypatch.setattr("als_analysis.xpcs.corr._blocks_of", lambda *a: None)
 
 
-@pytest.mark.parametrize("photons", [100.0, 0.01])
+@pytest.mark.parametrize(("photons", "most"), [(100.0, 0), (0.01, 1 << 20), (0.01, 1000)])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photons: float, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photons: float, most: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scan = tmp_path / "scan.h5"
     write_movie(Movie(frames=400, side=48, rings=2, photons=photons, dtype="uint16"), scan)
-    short_blocks(monkeypatch)
+    short_blocks(monkeypatch, most)
     arguments = ["corr", str(scan), "--sha256", "none", "--threads", "2", "--out"]
     assert main([*arguments, str(tmp_path / "whole.hdf")]) == 0
 
@@ -82,7 +83,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     assert "stopped after frame" in last_line(capsys)
     assert not stopped.exists() and stopped.with_name("stopped.hdf.checkpoint").exists()
     monkeypatch.undo()
-    short_blocks(monkeypatch)
+    short_blocks(monkeypatch, most)
     begun: list[int] = []
     real = runs.correlate
     monkeypatch.setattr(

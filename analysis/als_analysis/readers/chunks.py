@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _DEFLATE, _SHUFFLE, _BITSHUFFLE = 1, 2, 32008
 _BITSHUFFLE_LZ4, _BITSHUFFLE_ZSTD = 2, 3
-_FULLEST = 12  # a frame with more than one event in so many pixels is not listed
+_FULLEST = 24  # a frame with more than one event in so many pixels is not listed
 _HEADER = 12  # bitshuffle: decoded bytes (u64, big-endian), bytes per block (u32, big-endian)
 
 

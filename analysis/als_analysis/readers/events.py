@@ -29,34 +29,6 @@ class Events:
         part = slice(self.starts[t], self.starts[t + 1])
         return self.pixel[part], self.count[part]
 
-    def last(self, frames: int) -> Events:
-        """A copy of the last frames."""
-        begin = max(len(self) - frames, 0)
-        starts = self.starts[begin:] - self.starts[begin]
-        return Events(starts, self.pixel[self.starts[begin] :].copy(), self.count[self.starts[begin] :].copy())
-
-
-class Joiner:
-    """Puts frames one after the other, always in the same memory: new memory would cost more than the copying."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._pixel, self._count = np.empty(0, dtype=np.int32), np.empty(0, dtype=dtype)
-
-    def join(self, one: Events, other: Events) -> Events:
-        """The frames of both, valid until the next call."""
-        starts = np.concatenate([one.starts, other.starts[1:] - other.starts[0] + one.starts[-1]])
-        total, split = int(starts[-1]), int(one.starts[-1])
-        if len(self._pixel) < total:
-            places = total + total // 4
-            self._pixel, self._count = np.empty(places, dtype=np.int32), np.empty(places, dtype=self._count.dtype)
-        part = slice(other.starts[0], other.starts[-1])
-        for to, mine, others in (
-            (self._pixel, one.pixel, other.pixel[part]),
-            (self._count, one.count, other.count[part]),
-        ):
-            to[:split], to[split:total] = mine, others
-        return Events(starts, self._pixel[:total], self._count[:total])
-
 
 def of_frames(frames: list[tuple[NDArray[np.int32], NDArray[Any]]], dtype: np.dtype[Any]) -> Events:
     """Events from each frame's pixels and counts, in any order of the pixels."""

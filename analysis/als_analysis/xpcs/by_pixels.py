@@ -22,8 +22,8 @@ from als_analysis.xpcs.multitau import G2, BinSums, Correlator, Lags, Mark, Pixe
 class Feed:
     """What brings frames to the state of a group of tiles; each thread has its own."""
 
-    def begin(self, group: int) -> None:
-        """The frames of another group follow."""
+    def begin(self, group: int, low: int, high: int) -> None:
+        """The frames of another group follow, of tiles low … high."""
 
     def add(self, group: int, low: int, high: int, begin: int, end: int, state: State) -> None:
         """Add frames begin … end to the state of the group's tiles, low … high."""
@@ -95,7 +95,7 @@ class ByPixels:
         state = memory.cleared(high - low)
         since: Mark | None = None
         found = []
-        feed.begin(number)
+        feed.begin(number, low, high)
         for begin, end in pairwise(spans):
             feed.add(number, low, high, begin, end, state)
             state.frames = end

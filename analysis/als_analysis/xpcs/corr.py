@@ -37,7 +37,8 @@ FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which t
 _USUAL_BYTES = 497 << 20  # what the analysis holds beside the interpreter where no limit is given …
 _USUAL_BYTES_PER_LANE = 2000  # … or this, for a detector larger than 512 x 512
 _MOST_FRAMES, _FEWEST_FRAMES = 256, 16  # in a block
-_MOST_EVENT_FRAMES = 1024  # whose memory is next to nothing
+_MOST_EVENT_FRAMES = 256
+_MOST_KEPT_IN_LIMIT = 4 << 20  # events, 24 MiB
 
 Progress = Callable[[int, int], None]  # processed frames done, of all
 
@@ -133,8 +134,8 @@ def _run_of(
         correlator = DeviceCorrelator(frames, pixels, workers, TorchBackend())
     elif options.kind != "twotime" and is_sparse(source, options, pixels, frames, workers):
         dense = arrange(pixels.size, pixels.used, pixels.static, pixels.dynamic, dense=True)
-        whole_state = options.save_g2 or options.memory is not None or not by_pixels
-        correlator = EventCorrelator(frames, dense, workers, source.dtype, 0 if whole_state else MOST_KEPT)
+        most = MOST_KEPT if options.memory is None else _MOST_KEPT_IN_LIMIT
+        correlator = EventCorrelator(frames, dense, workers, observer, source.dtype, most, options.save_g2)
     elif options.kind != "twotime":
         blocks = _blocks_of(source, options, pixels, frames, workers.threads) if by_pixels else None
         if blocks is not None:

@@ -168,7 +168,7 @@ class _Feed(Feed):
         self.read: tuple[int, int] | None = None  # piece and first frame of what is in the buffer
         self.segments = np.zeros((len(run.observer.cuts), 0), dtype=np.int64)
 
-    def begin(self, group: int) -> None:
+    def begin(self, group: int, low: int, high: int) -> None:
         width = min(self.run.blocks.pixels, self.run.pixels.size - group * self.run.blocks.pixels)
         self.segments = np.zeros((len(self.run.observer.cuts), width), dtype=np.int64)
 

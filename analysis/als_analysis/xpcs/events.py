@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import BadArguments
-from als_analysis.readers.events import Events, Joiner, of_frames
+from als_analysis.readers.events import Events
 from als_analysis.readers.frames import FrameSource
 from als_analysis.workers import Workers
 from als_analysis.xpcs.by_pixels import ByPixels, Feed
 from als_analysis.xpcs.multitau import G2, Correlator, Pixels, State
+from als_analysis.xpcs.observe import Observer
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.stream import block_edges
 
@@ -26,7 +27,8 @@ FEWEST_FRAMES = 256
 BLOCK_MULTIPLE = 16
 _SAMPLED = 8
 MOST_KEPT = 40 << 20  # events, of 6 bytes each where counts have two
-_KEPT_BLOCK = 1024  # frames taken at once of those that were kept, when there are too many in the end
+_MOST_PARTS = 8  # each has an array of all pixels
+_LANES = 64
 _TILES_IN_GROUP = 64
 _FRAMES_AT_ONCE = 1 << 14
 
@@ -73,94 +75,101 @@ def is_sparse(source: FrameSource, options: Options, pixels: Pixels, frames: int
 class EventCorrelator(Correlator):
     """A `Correlator` that takes events. Blocks are multiples of 16 frames, but for the last.
 
-    While there are at most `most` of them, events are only kept, and correlated at the end by pixels (see `by_pixels`).
-    From then on its state is that of a `Correlator`.
+    It only keeps them, as long as there is room for `most`, and correlates them at the end by pixels (see `by_pixels`);
+    or, whenever there is no more room or if `whole_state`, in a state of all pixels as a `Correlator` has.
     """
 
     def __init__(
-        self, frames: int, pixels: Pixels, workers: Workers, dtype: np.dtype[Any], most: int = MOST_KEPT
+        self,
+        frames: int,
+        pixels: Pixels,
+        workers: Workers,
+        observer: Observer,
+        dtype: np.dtype[Any],
+        most: int = MOST_KEPT,
+        whole_state: bool = False,
     ) -> None:
         super().__init__(frames, pixels, workers)
-        self._before = of_frames([], dtype)
-        self._joiner = Joiner(dtype)
-        self._scale_before = np.empty(0, dtype=np.float32)
-        lane = np.full(pixels.size, -1, dtype=np.int32)
-        lane[pixels.used] = pixels.lane_of_used
-        self.lane = lane
-        # tiles a … b hold the used pixels from bounds[a] to bounds[b]: used pixels and their lanes ascend together
-        first = np.searchsorted(pixels.lane_of_used, np.arange(pixels.tiles + 1) * 64)
-        self._bounds = np.append(pixels.used, pixels.size)[first]
-        self._kept: Kept | None = Kept(frames, most, dtype) if most > 0 else None
+        self._observer, self._dtype, self._most = observer, dtype, most
+        self.lane = np.full(pixels.size, -1, dtype=np.int32)
+        self.lane[pixels.used] = pixels.lane_of_used
+        self._segment = np.searchsorted(observer.cuts, np.arange(frames), side="right")
+        self._kept = Kept(frames, most, dtype)
+        self._whole_state = whole_state
+        self._per_lane: NDArray[np.int64] | None = None  # (segments, lanes), once there is a whole state
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
-        if self._kept is not None:
-            return self._kept.snapshot()
-        kept = self._before
-        return super().snapshot() | {
-            "before_starts": kept.starts,
-            "before_pixel": kept.pixel,
-            "before_count": kept.count,
-            "before_scale": self._scale_before,
-        }
+        kept = {f"kept_{name}": values for name, values in self._kept.snapshot().items()}
+        if self._per_lane is not None:
+            kept |= super().snapshot() | {"per_lane": self._per_lane}
+        return kept
 
     def restore(self, stored: dict[str, NDArray[Any]]) -> None:
-        if "kept_pixel" in stored:
-            assert self._kept is not None
-            self._kept.restore(stored)
-            return
-        self._kept = None
-        super().restore(stored)
-        self._before = Events(stored["before_starts"], stored["before_pixel"], stored["before_count"])
-        self._scale_before = stored["before_scale"]
+        self._kept.restore({k.removeprefix("kept_"): v for k, v in stored.items() if k.startswith("kept_")})
+        if "per_lane" in stored:
+            super().restore(stored)
+            self._per_lane = stored["per_lane"]
 
     def add_events(self, events: Events, scale: NDArray[np.float32]) -> None:
         """Add the next frames; `scale` (n,) multiplies the counts of each."""
-        if self._kept is not None:
-            if self._kept.add(events, scale):
-                return
-            self._go_over_to_blocks(self._kept)
-        self._add(events, scale)
+        there = int(events.starts[-1] - events.starts[0])
+        if self._kept.room < there:
+            self._empty()
+        if self._kept.room < there:  # more in one block than there is room for
+            self._kept = self._kept.larger(there)
+        self._kept.add(events, scale, self.lane, self._observer.total, self.workers)
 
-    def _go_over_to_blocks(self, kept: Kept) -> None:
-        self._kept = None
-        for begin, end in pairwise(block_edges(kept.frames, _KEPT_BLOCK, set(kept.cuts), BLOCK_MULTIPLE)):
-            self._add(kept.events(begin, end), kept.scale[begin:end])
-            if end in kept.cuts:
-                super().cut(False)
-
-    def _add(self, events: Events, scale: NDArray[np.float32]) -> None:
+    def _empty(self) -> None:
+        """Take what is kept into the whole state, but for the last frames, which the next ones need again."""
         from als_analysis.xpcs import kernels_sparse
 
-        state, n = self.state, len(events)
-        both, scales = self._joiner.join(self._before, events), np.concatenate([self._scale_before, scale])
-        origin, seen = len(self._before), state.seen
-        arrays = (seen, state.sums, state.recent, state.first, state.total)
+        kept, tiles = self._kept, self.pixels.tiles
+        if self._per_lane is None:
+            self._per_lane = np.zeros((len(self._observer.cuts), tiles * _LANES), dtype=np.int64)
+        for begin, end in pairwise(self._spans(self.state.frames - kept.begin)):
+            state, feed = self.state, self._feed()
 
-        def work(begin: int, end: int) -> None:
-            kernels_sparse.add_events(
-                both.starts, both.pixel, both.count, scales, origin, self.lane, self._bounds, begin, end, 0, *arrays
-            )
+            def work(
+                low: int, high: int, begin: int = begin, end: int = end, state: State = state, feed: _Feed = feed
+            ) -> None:
+                feed.take(low, high, 0, begin, end, state)
 
-        self.workers.share(work, self.pixels.tiles)
-        state.frames += n
-        self._before = both.last(kernels_sparse.MEMORY)
-        self._scale_before = scales[len(scales) - len(self._before) :]
+            self.workers.share(work, tiles)
+            state.frames += end - begin
+            if kept.begin + end in kept.cuts:
+                super().cut(kept.begin + end == len(self._segment))
+        kept.keep_last(kernels_sparse.MEMORY)
+
+    def _spans(self, begin: int) -> list[int]:
+        """Edges of the kept frames, from number `begin` of them on."""
+        kept = self._kept
+        cuts = {c - kept.begin - begin for c in kept.cuts if c - kept.begin > begin}
+        return [begin + edge for edge in block_edges(kept.frames - begin, _FRAMES_AT_ONCE, cuts, BLOCK_MULTIPLE)]
+
+    def _feed(self) -> _Feed:
+        return _Feed(self._kept, self._segment, self._per_lane)
 
     def cut(self, last: bool) -> None:
-        if self._kept is None:
-            super().cut(last)
-        else:
-            self._kept.cuts.append(self._kept.frames)
+        self._kept.cuts.append(self._kept.begin + self._kept.frames)
 
     def finish(self) -> tuple[G2, list[G2]]:
-        if self._kept is None:
+        if self._per_lane is not None or self._whole_state:
+            self._empty()
+            assert self._per_lane is not None
+            self._observer.add_used(0, len(self.pixels.used), self._per_lane[:, : len(self.pixels.used)])
+            self._observer.close_segments()
             return super().finish()
-        kept, tiles = self._kept, self.pixels.tiles
+        tiles, used = self.pixels.tiles, len(self.pixels.used)
         groups = -(-tiles // _TILES_IN_GROUP)
-        by = ByPixels(self.pixels, self.lags, [tiles * i // groups for i in range(groups + 1)], kept.cuts)
-        spans = block_edges(kept.frames, _FRAMES_AT_ONCE, set(kept.cuts), BLOCK_MULTIPLE)
-        feed = _Feed(kept, self.lane, self._bounds)
-        by.run(self.workers, spans, lambda: feed)
+        edges = [tiles * i // groups for i in range(groups + 1)]
+        by = ByPixels(self.pixels, self.lags, edges, self._kept.cuts)
+
+        def taken(group: int, per_lane: NDArray[np.int64]) -> None:
+            low, high = edges[group] * _LANES, min(edges[group + 1] * _LANES, used)
+            self._observer.add_used(low, high, per_lane[:, : high - low])
+
+        by.run(self.workers, self._spans(0), self._feed, taken)
+        self._observer.close_segments()
         return by.g2(self)
 
     def alive(self) -> NDArray[np.bool_]:
@@ -168,63 +177,119 @@ class EventCorrelator(Correlator):
 
 
 class _Feed(Feed):
-    def __init__(self, kept: Kept, lane: NDArray[np.int32], bounds: NDArray[np.int64]) -> None:
-        self._kept, self._lane, self._bounds = kept, lane, bounds
+    """Brings kept events to a state; `per_lane` (segments, lanes), if it is not given, is that of each group."""
+
+    def __init__(self, kept: Kept, segment: NDArray[np.int64], per_lane: NDArray[np.int64] | None) -> None:
+        self._kept, self._segment, self._per_lane = kept, segment, per_lane
+        self._own = np.zeros((0, 0), dtype=np.int64)
+
+    def begin(self, group: int, low: int, high: int) -> None:
+        self._own = np.zeros((int(self._segment[-1]) + 1, (high - low) * _LANES), dtype=np.int64)
 
     def add(self, group: int, low: int, high: int, begin: int, end: int, state: State) -> None:
+        self.take(low, high, low, begin, end, state)
+
+    def take(self, low: int, high: int, base: int, begin: int, end: int, state: State) -> None:
+        """Add kept frames begin … end to tiles low … high; the state begins with tile `base`."""
         from als_analysis.xpcs import kernels_sparse
 
         kept, before = self._kept, max(begin - kernels_sparse.MEMORY, 0)
-        starts, scale = kept.starts[before : end + 1], kept.scale[before:end]
+        part = slice(before, end)
+        segment = self._segment[kept.begin + before : kept.begin + end]
+        per_lane = self._own if self._per_lane is None else self._per_lane
         arrays = (state.seen, state.sums, state.recent, state.first, state.total)
         kernels_sparse.add_events(
-            starts, kept.pixel, kept.count, scale, begin - before, self._lane, self._bounds, low, high, low, *arrays
-        )
+            kept.starts[part], kept.stops[part], kept.lane, kept.count, kept.scale[part], begin - before, segment,
+            low, high, base, per_lane, *arrays,
+        )  # fmt: skip
+
+    def end(self) -> NDArray[np.int64]:
+        return self._own
 
 
 class Kept:
-    """The events of all frames so far, and where parts end; memory is taken as events come, at most for `most`."""
+    """The used pixels' events of frames, from number `begin` of all on, and where parts end.
+
+    Frame t's, counted from `begin`, are `lane` and `count` from starts[t] to stops[t]. Memory is taken as events come,
+    at most for `most` of them.
+    """
 
     def __init__(self, frames: int, most: int, dtype: np.dtype[Any]) -> None:
-        self.frames, self.cuts = 0, list[int]()
-        self.starts = np.zeros(frames + 1, dtype=np.int64)
+        self.begin = self.frames = self._used = 0
+        self.cuts: list[int] = []
+        self.starts, self.stops = np.zeros((2, frames), dtype=np.int64)
         self.scale = np.empty(frames, dtype=np.float32)
-        self.pixel, self.count = np.empty(most, dtype=np.int32), np.empty(most, dtype=dtype)
+        self.lane, self.count = np.empty(most, dtype=np.int32), np.empty(most, dtype=dtype)
 
-    def add(self, events: Events, scale: NDArray[np.float32]) -> bool:
-        """Keep the events of the next frames; False, and nothing done, if they are too many."""
-        end = self.frames + len(events)
-        first, here = int(events.starts[0]), int(self.starts[self.frames])
-        total = here + int(events.starts[-1]) - first
-        if total > len(self.pixel):
-            return False
-        self.starts[self.frames + 1 : end + 1] = events.starts[1:] + (here - first)
-        self.pixel[here:total] = events.pixel[first : first + total - here]
-        self.count[here:total] = events.count[first : first + total - here]
-        self.scale[self.frames : end] = scale
-        self.frames = end
-        return True
+    @property
+    def room(self) -> int:
+        return len(self.lane) - self._used
 
-    def events(self, begin: int, end: int) -> Events:
-        """Those of frames begin … end."""
-        return Events(self.starts[begin : end + 1], self.pixel, self.count)
+    def larger(self, more: int) -> Kept:
+        """The same with room for more."""
+        kept = Kept(len(self.starts), self._used + more, self.count.dtype)
+        kept.restore(self.snapshot())
+        return kept
+
+    def add(
+        self, events: Events, scale: NDArray[np.float32], lane: NDArray[np.int32], total: NDArray[np.float64],
+        workers: Workers,
+    ) -> None:  # fmt: skip
+        """Keep the events of the next frames; those of unused pixels are added to `total` (pixels,)."""
+        from als_analysis.xpcs import kernels_sparse
+
+        n, first = len(events), int(events.starts[0])
+        parts = min(workers.threads, _MOST_PARTS, n)
+        edges = [n * i // parts for i in range(parts + 1)]
+        totals = [total, *(np.zeros_like(total) for _ in range(parts - 1))]
+        starts, stops = (a[self.frames : self.frames + n] for a in (self.starts, self.stops))
+
+        def work(begin: int, end: int) -> None:
+            for part in range(begin, end):
+                a, b = edges[part], edges[part + 1]
+                to = self._used + int(events.starts[a]) - first  # gaps are left where there were unused pixels
+                kernels_sparse.keep_events(
+                    events.starts, events.pixel, events.count, lane, a, b, to, starts, stops, self.lane, self.count,
+                    totals[part],
+                )  # fmt: skip
+
+        workers.share(work, parts)
+        for other in totals[1:]:
+            total += other
+        self.scale[self.frames : self.frames + n] = scale
+        self._used += int(events.starts[-1]) - first
+        self.frames += n
+
+    def keep_last(self, frames: int) -> None:
+        """Forget all frames but the last ones."""
+        first = max(self.frames - frames, 0)
+        to = 0
+        for t in range(first, self.frames):
+            a, b = int(self.starts[t]), int(self.stops[t])
+            self.lane[to : to + b - a], self.count[to : to + b - a] = self.lane[a:b].copy(), self.count[a:b].copy()
+            self.starts[t - first], self.stops[t - first], self.scale[t - first] = to, to + b - a, self.scale[t]
+            to += b - a
+        self.begin, self.frames, self._used = self.begin + first, self.frames - first, to
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """All of it, for a checkpoint."""
-        total = self.starts[self.frames]
-        return {
-            "kept_starts": self.starts[: self.frames + 1],
-            "kept_scale": self.scale[: self.frames],
-            "kept_pixel": self.pixel[:total],
-            "kept_count": self.count[:total],
-            "kept_cuts": np.array(self.cuts, dtype=np.int64),
-        }
+        frames, used = slice(self.frames), slice(self._used)
+        found: dict[str, NDArray[Any]] = {
+            "starts": self.starts[frames], "stops": self.stops[frames], "scale": self.scale[frames],
+            "lane": self.lane[used], "count": self.count[used],
+            "cuts": np.array(self.cuts, dtype=np.int64), "begin": np.array(self.begin),
+        }  # fmt: skip
+        return found
 
     def restore(self, stored: dict[str, NDArray[Any]]) -> None:
         """Go on from a snapshot."""
-        events = Events(stored["kept_starts"], stored["kept_pixel"], stored["kept_count"])
-        self.add(events, stored["kept_scale"])
-        self.cuts = [int(cut) for cut in stored["kept_cuts"]]
+        self.begin, self.frames, self._used = int(stored["begin"]), len(stored["starts"]), len(stored["lane"])
+        self.cuts = [int(cut) for cut in stored["cuts"]]
+        for name in ("starts", "stops", "scale"):
+            getattr(self, name)[: self.frames] = stored[name]
+        if len(self.lane) < self._used:
+            self.lane, self.count = stored["lane"], stored["count"]
+        self.lane[: self._used], self.count[: self._used] = stored["lane"], stored["count"]
 
 
 def event_blocks(

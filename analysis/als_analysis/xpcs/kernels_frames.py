@@ -99,3 +99,31 @@ def _add_finite(row: Any, sums: Any, count: Any) -> None:
 def _add_whole(row: Any, sums: Any) -> None:
     for p in range(len(row)):
         sums[p] += np.int64(row[p])
+
+
+@compiled
+def add_segments(
+    segments: Any, place: Any, static: Any, used: Any, width: int, share: Any, sums: Any, weights: Any
+) -> None:
+    """Add pixels' means over each segment to their static bin, sums (segments, bins).
+
+    `segments` (segments, m) i64 are sums over frames, `share` (segments,) one over the frames; used pixel i, at used[i]
+    in a frame of `width`, is column place[i]. `weights` (2, 3) get, of the first and the last segment, the sum of the
+    means, and of these times y and x.
+    """
+    last = len(segments) - 1
+    for s in range(len(segments)):
+        for i in range(len(place)):
+            mean = np.float64(segments[s, place[i]]) * share[s]
+            sums[s, static[i]] += mean
+            if s == 0:
+                _weigh(mean, used[i], width, weights[0])
+            if s == last:
+                _weigh(mean, used[i], width, weights[1])
+
+
+@compiled
+def _weigh(mean: float, pixel: int, width: int, weights: Any) -> None:
+    weights[0] += mean
+    weights[1] += mean * (pixel // width)
+    weights[2] += mean * (pixel % width)

@@ -85,18 +85,42 @@ def sum_events(starts: Any, pixel: Any, count: Any, lane: Any, begin: int, end: 
 
 
 @compiled
-def add_event_totals(pixel: Any, count: Any, begin: int, end: int, total: Any) -> None:
-    """Add every event to the total of its pixel."""
-    for e in range(begin, end):
-        total[pixel[e]] += np.float64(count[e])
+def keep_events(
+    starts: Any,
+    pixel: Any,
+    count: Any,
+    lane: Any,
+    begin: int,
+    end: int,
+    to: int,
+    kept_starts: Any,
+    kept_stops: Any,
+    kept_lane: Any,
+    kept_count: Any,
+    unused: Any,
+) -> None:
+    """Of frames begin … end, write the used pixels' events from kept_lane[to] on: frame t's from kept_starts[t] on.
+
+    `lane` (pixels,) i32 is each pixel's place in all tiles, -1 for none: those events are added to `unused` (pixels,).
+    """
+    for t in range(begin, end):
+        kept_starts[t] = to
+        for e in range(starts[t], starts[t + 1]):
+            place = lane[pixel[e]]
+            kept_lane[to] = place
+            kept_count[to] = count[e]
+            to += 1 if place >= 0 else 0
+            if place < 0:
+                unused[pixel[e]] += np.float64(count[e])
+        kept_stops[t] = to
 
 
 @compiled
-def _from(pixel: Any, begin: int, end: int, bound: int) -> Any:
-    """The first of the ascending pixels begin … end that is not below `bound`."""
+def _from(lane: Any, begin: int, end: int, bound: int) -> Any:
+    """The first of the ascending lanes begin … end that is not below `bound`."""
     while begin < end:
         middle = (begin + end) // 2
-        if pixel[middle] < bound:
+        if lane[middle] < bound:
             begin = middle + 1
         else:
             end = middle
@@ -106,15 +130,16 @@ def _from(pixel: Any, begin: int, end: int, bound: int) -> Any:
 @compiled
 def add_events(
     starts: Any,
-    pixel: Any,
+    stops: Any,
+    lane: Any,
     count: Any,
     scale: Any,
     origin: int,
-    lane: Any,
-    bounds: Any,
+    segment: Any,
     begin: int,
     end: int,
     base: int,
+    per_lane: Any,
     seen: Any,
     sums: Any,
     recent: Any,
@@ -123,47 +148,47 @@ def add_events(
 ) -> None:
     """Add the frames from `origin` on to tiles begin … end; those before are the frames before, needed for pairs.
 
-    `sums`, `recent`, `first` and `total` are the state of the tiles from `base` on.
-
-    `scale` (frames,) f32 multiplies the counts. Frames before are a multiple of 16, and so are those after but for the
-    last block. `lane` (pixels,) i32 is each pixel's place in all tiles, `bounds` (T + 1,) where a tile's pixels begin.
-    `seen` counts the samples before. Tiles are taken a few at a time, so that their sorted events stay in the cache.
+    Frame t's events are `lane` (their places in all tiles, ascending) and `count` from starts[t] to stops[t]; scale[t]
+    (f32) multiplies the counts. Frames before are a multiple of 16, and so are those after but for the last block.
+    `per_lane` (segments, lanes) i64 and the state are of the tiles from `base` on; `seen` counts the samples before.
+    per_lane[segment[t]] gets the counts. Tiles are taken a few at a time: their sorted events stay in the cache.
     """
-    frames = len(starts) - 1
+    frames = len(starts)
     n = frames - origin
     rows = n // COARSE
     x = np.zeros((REACH + 1 + rows, LANES), dtype=np.float32)
     y = np.empty_like(x)
     at = np.empty(frames, dtype=np.int64)
     for t in range(frames):
-        at[t] = _from(pixel, starts[t], starts[t + 1], bounds[begin])
+        at[t] = _from(lane, starts[t], stops[t], begin * LANES)
     ends = np.empty(STRIPE * LANES, dtype=np.int64)
     when = np.empty(0, dtype=np.int32)
     value = np.empty(0, dtype=np.float32)
     for low in range(begin, end, STRIPE):
         high = min(low + STRIPE, end)
-        found = _count_by_lane(starts, pixel, lane, at, bounds[high], low * LANES, ends)
+        found = _count_by_lane(stops, lane, at, low * LANES, high * LANES, ends)
         if found > len(when):
             when = np.empty(found + found // 4, dtype=np.int32)
             value = np.empty(found + found // 4, dtype=np.float32)
-        _sort(starts, pixel, count, scale, origin, lane, at, bounds[high], low * LANES, ends, when, value)
+        mine = per_lane[:, (low - base) * LANES : (high - base) * LANES]
+        _sort(stops, lane, count, scale, origin, at, low * LANES, high * LANES, segment, ends, when, value, mine)
         for tile in range(low, high):
-            mine = tile - base
+            here = tile - base
             for t in range(rows):
                 _clear(x[REACH + t])
             for level in range(FINE_LEVELS):
                 for row in range(REACH):
-                    _clear(recent[mine, level, row])
+                    _clear(recent[here, level, row])
             for p in range(LANES):
                 place = (tile - low) * LANES + p
                 start = ends[place - 1] if place > 0 else 0
                 stop = ends[place]
                 if stop > start:
-                    total[mine, p] += _add_lane(when, value, start, stop, n, sums[mine], x, p)
-                    _note_last(when, value, start, stop, n, recent[mine], p)
+                    total[here, p] += _add_lane(when, value, start, stop, n, sums[here], x, p)
+                    _note_last(when, value, start, stop, n, recent[here], p)
                     if seen[0] < REACH << (FINE_LEVELS - 1):
-                        _note_first(when, value, start, stop, seen[0], first[mine], p)
-            add_levels(x, y, rows, FINE_LEVELS, seen, sums[mine], recent[mine], first[mine], total[mine])
+                        _note_first(when, value, start, stop, seen[0], first[here], p)
+            add_levels(x, y, rows, FINE_LEVELS, seen, sums[here], recent[here], first[here], total[here])
 
 
 @compiled
@@ -173,8 +198,8 @@ def _clear(row: Any) -> None:
 
 
 @compiled
-def _count_by_lane(starts: Any, pixel: Any, lane: Any, at: Any, bound: int, first_lane: int, ends: Any) -> Any:
-    """Where each lane's events begin among those below pixel `bound`, in `ends` (lanes,); returns how many there are.
+def _count_by_lane(stops: Any, lane: Any, at: Any, begin: int, end: int, ends: Any) -> Any:
+    """Where the events of lanes begin … end begin, in `ends` (end - begin,); returns how many there are.
 
     `at` (frames,) is where each frame's events begin.
     """
@@ -182,11 +207,9 @@ def _count_by_lane(starts: Any, pixel: Any, lane: Any, at: Any, bound: int, firs
         ends[place] = 0
     for t in range(len(at)):
         e = at[t]
-        last = starts[t + 1]
-        while e < last and pixel[e] < bound:
-            place = lane[pixel[e]]
-            if place >= 0:
-                ends[place - first_lane] += 1
+        last = stops[t]
+        while e < last and lane[e] < end:
+            ends[lane[e] - begin] += 1
             e += 1
     found = 0
     for place in range(len(ends)):
@@ -198,35 +221,38 @@ def _count_by_lane(starts: Any, pixel: Any, lane: Any, at: Any, bound: int, firs
 
 @compiled
 def _sort(
-    starts: Any,
-    pixel: Any,
+    stops: Any,
+    lane: Any,
     count: Any,
     scale: Any,
     origin: int,
-    lane: Any,
     at: Any,
-    bound: int,
-    first_lane: int,
+    begin: int,
+    end: int,
+    segment: Any,
     ends: Any,
     when: Any,
     value: Any,
+    per_lane: Any,
 ) -> None:
-    """The events below pixel `bound` by lane, then by time: `when` i32 (frame - origin), `value` f32 = count * scale.
+    """The events of lanes begin … end by lane, then by time: `when` i32 (frame - origin), `value` f32 = count * scale.
 
-    `ends` comes from `_count_by_lane`; afterwards lane i's events lie before ends[i - first_lane], after the one
-    before, and `at` has moved on.
+    `ends` comes from `_count_by_lane`; afterwards lane i's events lie before ends[i - begin], after the one before, and
+    `at` has moved on. per_lane[segment[t]] (lanes,) gets the counts of the frames from `origin` on.
     """
     for t in range(len(at)):
         factor = scale[t]
         e = at[t]
-        last = starts[t + 1]
-        while e < last and pixel[e] < bound:
-            place = lane[pixel[e]]
-            if place >= 0:
-                to = ends[place - first_lane]
-                when[to] = t - origin
-                value[to] = np.float32(count[e]) * factor
-                ends[place - first_lane] = to + 1
+        last = stops[t]
+        counts = per_lane[segment[t]]
+        new = np.int64(1 if t >= origin else 0)
+        while e < last and lane[e] < end:
+            place = lane[e] - begin
+            to = ends[place]
+            when[to] = t - origin
+            value[to] = np.float32(count[e]) * factor
+            ends[place] = to + 1
+            counts[place] += new * np.int64(count[e])
             e += 1
         at[t] = e
 

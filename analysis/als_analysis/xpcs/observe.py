@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,7 +96,10 @@ class Observer:
         return mean
 
     def add_events(self, events: Events, lane: NDArray[np.int32], workers: Workers) -> F64:
-        """As `add`, for frames given as events; `lane` is not negative for used pixels."""
+        """As `add`, for frames given as events; `lane` is not negative for used pixels.
+
+        The used pixels' counts come later, see `add_pixels`; those of the others are added by whoever goes over them.
+        """
         from als_analysis.xpcs import kernels_sparse
 
         start, count = self.done, len(events)
@@ -108,13 +110,6 @@ class Observer:
             workers.share(lambda a, b: kernels_sparse.sum_events(*found, a, b, sums), count)
         mean = self.mean[start : start + count]
         mean[:] = sums / len(self.pixels.used)
-        cuts = [c - start for c in self.cuts if start < c < start + count]
-        for a, b in pairwise([0, *cuts, count]):
-            first, last = int(events.starts[a]), int(events.starts[b])
-            self._add_totals(events, first, last, workers)
-            self.known += b - a
-            if start + b in self.cuts:
-                self._close_segment()
         same = np.flatnonzero(
             (mean == np.append(self.mean[start - 1 : start] if start else np.nan, mean[:-1])) & (mean != 0)
         )
@@ -151,42 +146,28 @@ class Observer:
         """All frames of the pixels from `first` on: their sums over each segment, (segments, pixels)."""
         end = first + segments.shape[1]
         self.total[first:end] = segments.sum(axis=0)
-        self.known[first:end] = self.frames
-        low, high = np.searchsorted(self.pixels.used, (first, end))
+        low, high = (int(n) for n in np.searchsorted(self.pixels.used, (first, end)))
+        self._add_used(low, high, segments, self.pixels.used[low:high] - first)
+
+    def add_used(self, low: int, high: int, segments: NDArray[np.int64]) -> None:
+        """As `add_pixels`, of the used pixels low … high."""
+        self.total[self.pixels.used[low:high]] = segments.sum(axis=0)
+        self._add_used(low, high, segments, np.arange(high - low))
+
+    def _add_used(self, low: int, high: int, segments: NDArray[np.int64], place: NDArray[np.int64]) -> None:
+        from als_analysis.xpcs import kernels_frames
+
         static, used = self.pixels.static[low:high], self.pixels.used[low:high]
-        if len(used) == 0:
-            return
-        mean = segments[:, used - first] / np.diff([0, *self.cuts])[:, None]
-        base = int(static.min())
-        for sums, values in zip(self._segment_sums, mean, strict=True):
-            part = np.bincount(static - base, weights=values)
-            sums[base : base + len(part)] += part
-        y, x = np.divmod(used, self.shape[1])
-        for weights, values in zip(self._weights, mean[[0, -1]], strict=True):
-            weights += values.sum(), (values * y).sum(), (values * x).sum()
+        share = 1.0 / np.diff([0, *self.cuts])
+        kernels_frames.add_segments(
+            segments, place, static, used, self.shape[1], share, self._segment_sums, self._weights
+        )
 
     def close_segments(self) -> None:
         """All pixels were added."""
+        self.known[:] = self.frames
         self.segments = list(self._segment_sums / self._pixels_per_bin)
         self.centers = [(float(w[1] / w[0]), float(w[2] / w[0])) for w in self._weights if w[0] > 0]
-
-    def _add_totals(self, events: Events, first: int, last: int, workers: Workers) -> None:
-        """Add events first … last to their pixels: one array for each thread, of whole numbers, whose sum is exact."""
-        from als_analysis.xpcs import kernels_sparse
-
-        edges = [first + (last - first) * i // workers.threads for i in range(workers.threads + 1)]
-
-        def work(begin: int, end: int) -> None:
-            for part in range(begin, end):
-                total = self.total if part == 0 else np.zeros_like(self.total)
-                kernels_sparse.add_event_totals(events.pixel, events.count, edges[part], edges[part + 1], total)
-                if part:
-                    others.append(total)
-
-        others: list[F64] = []
-        workers.share(work, workers.threads)
-        for total in others:
-            self.total += total
 
     def _close_segment(self) -> None:
         used = self.pixels.used
