@@ -167,7 +167,6 @@ def table(qc: Mapping[str, Any]) -> Any:
             "check": name,
             "value": number(entry.get("value")),
             **{f"{word} above": number(_limit(entry, word)) for word in (WARNED, FAILED)},
-            "what it is": str(entry.get("explanation") or ""),
         }
         for name, entry in worst_first(qc).items()
     ]

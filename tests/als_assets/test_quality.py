@@ -80,7 +80,6 @@ def test_a_result_shows_its_verdicts_with_the_worst_first() -> None:
     assert [row["check"] for row in rows] == ["new_one", "saturation", "hot_pixels", "baseline"]
     assert rows[1] == {
         "verdict": "fail", "check": "saturation", "value": "", "warn above": "0.1", "fail above": "0.9",
-        "what it is": "why",
     }  # fmt: skip
     assert "quality: what to do" not in quality.in_short(XPCS, {"baseline": verdict("pass")})
     assert quality.in_short(XPCS, {}) == {} and quality.table({}) is None
