@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,14 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import yaml
 
+from resources.ledger import Ledger
 from sandbox import slurm, workers
 from sandbox.box import Box
 from sandbox.transfer_collections import ALS_DTN, DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
+# How long a test waits for what must come about: long, since the machine may be busy with other things. What comes ends
+# the wait at once; pytest's own limit for a test is three minutes.
+PATIENCE_S = 60
 # what an installation would put into its environment for the facility file of production
 NERSC_DTN = "9e25c000-0000-4000-8000-0000000000d0"
 PRODUCTION = {
@@ -28,6 +34,15 @@ PRODUCTION = {
     "ALS_HPSS_HOME": "/home/a/als", "ALS_SCICAT_URL": "https://scicat.example.org/api/v3",
     "ALS_SCICAT_PAGES": "https://scicat.example.org",
 }  # fmt: skip
+
+
+def kept_open(box: Box) -> sqlite3.Connection:
+    """A connection to a box's database that does nothing. The box opens one for each call; when nobody else has the
+    database open, closing it ends with a wait for the disk, of several milliseconds, and a test makes hundreds of
+    calls."""
+    connection = sqlite3.connect(box.dir / "state.db", check_same_thread=False)
+    connection.execute("select 1 from docs limit 1").fetchone()
+    return connection
 
 
 class Sandbox:
@@ -45,6 +60,7 @@ class Sandbox:
         self.box = Box(self.dir)
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
+        self._open = kept_open(self.box)
 
     def start(self) -> None:
         """Start the server and wait until it listens."""
@@ -54,7 +70,7 @@ class Sandbox:
                 [sys.executable, "-m", "sandbox", "serve", "--dir", str(self.dir), *self.options],
                 cwd=ROOT, stdout=log, stderr=log,
             )  # fmt: skip
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE_S
         while not (self.dir / "address.json").exists():
             if self._process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError("the sandbox did not start:\n" + (self.dir / "server.log").read_text())
@@ -82,6 +98,7 @@ class Sandbox:
                 self._process.wait()
         slurm.Slurm(self.dir).down()
         left = workers.end_all(self.dir)
+        self._open.close()
         assert not left, f"detached workers that could not be ended: {left}"
 
     def call(self, method: str, path: str, document: Any = None) -> Any:
@@ -147,6 +164,17 @@ def loopback_production(server: Sandbox, folder: Path) -> tuple[Path, dict[str, 
     return path, {**PRODUCTION, **addresses}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """NERSC's client reads all the world's certificates at each sign-in, also for an address without TLS: 20 ms."""
+    first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----\n")
+    path = tmp_path_factory.mktemp("certificates") / "one.pem"
+    path.write_text(first + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(path))
+        yield
+
+
 @pytest.fixture(scope="session")
 def _sandbox_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     os.environ["NO_PROXY"] = "127.0.0.1,localhost"
@@ -155,6 +183,19 @@ def _sandbox_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield server
     finally:
         server.down()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger of the day it was made; copying it is quicker than migrating."""
+    os.environ.setdefault("ALS_LEDGER_FAST", "1")
+    path = tmp_path_factory.mktemp("template") / "ledger.db"
+    ledger = Ledger(f"sqlite:///{path}", "sandbox")
+    with ledger.engine.connect() as connection:
+        connection.exec_driver_sql("rollback")
+        connection.exec_driver_sql("pragma wal_checkpoint(truncate)")
+    ledger.close()
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -196,5 +237,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
         slurm_only = Path(str(item.path)).name.startswith("test_slurm") and item.path.parent.name == "sandbox"
-        if slurm_only or {"slurm", "postgresql"} & {p for p in parameters if isinstance(p, str)}:
+        needed = {p for p in parameters if isinstance(p, str)} | set(getattr(item, "fixturenames", ()))
+        if slurm_only or {"slurm", "slurm_sandbox", "postgresql"} & needed:
             item.add_marker("services")

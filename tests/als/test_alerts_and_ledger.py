@@ -19,12 +19,11 @@ from dagster._daemon.types import DaemonHeartbeat
 from als.main import main
 from resources import facilities
 from resources.ledger import Ledger, alerts
-from tests.ledger.conftest import sqlite_template  # noqa: F401  (a fixture)
 from tests.production.mailbox import Hook, up
 
 
 @pytest.fixture
-def installation(sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:  # noqa: F811
+def installation(sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """A state folder with a ledger, and a webhook as the channel."""
     for name in ("ALS_LEDGER_URL", "DAGSTER_HOME", "ALS_BACKUPS", "ALS_FACILITIES"):
         monkeypatch.delenv(name, raising=False)

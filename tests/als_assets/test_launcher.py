@@ -17,6 +17,7 @@ from dagster._core.launcher.base import WorkerStatus
 
 from als_assets import launcher
 from als_assets.launcher import WatchedRunLauncher, vanished
+from tests.conftest import PATIENCE_S
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_dead_process_is_gone(process: Any) -> None:
 
 def test_a_zombie_is_not_at_work(process: Any) -> None:
     process.kill()
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE_S
     while vanished(process.pid, time.time()) is None and time.monotonic() < until:
         time.sleep(0.01)
     assert vanished(process.pid, time.time()) == "is a zombie"

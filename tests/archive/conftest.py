@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from sandbox import hpss
 from sandbox.box import Box
+from tests.conftest import kept_open
 
 ARCHIVE = "/home/a/als/7.0.1.1/2026/scan-0001.a1.tar"
 
@@ -32,6 +34,7 @@ class Site:
 
     def __init__(self, tmp_path: Path) -> None:
         self.box = Box(tmp_path / "box")
+        self._open = kept_open(self.box)
         hpss.install(self.box)
         self.disk, self.out, self.back = tmp_path / "disk", tmp_path / "out", tmp_path / "back"
         self.disk.mkdir()
@@ -91,5 +94,7 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made._open.close()

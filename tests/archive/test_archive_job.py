@@ -12,6 +12,7 @@ with warnings.catch_warnings():
     from sfapi_client import Client
 
 from sandbox import hpss
+from tests.conftest import PATIENCE_S
 
 SCRIPT = """#!/bin/bash
 #SBATCH -J als-x -A als -q xfer --time=60 --mem=2G
@@ -29,7 +30,7 @@ def run_job(sandbox: Any, attempt: str, request: dict[str, Any]) -> tuple[str, d
     api = sandbox.url + "/sfapi"
     with Client(key=str(sandbox.dir / "sfapi_key.json"), api_base_url=api + "/api/v1.2", token_url=api + "/token") as c:
         job = c.compute("perlmutter").submit_job(SCRIPT.format(request=home / "request.json"))
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             job.update()
             if job.state.value not in ("PENDING", "RUNNING"):

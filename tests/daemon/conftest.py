@@ -156,7 +156,7 @@ class Installation:
         """kill -9 of one of Dagster's services; returns when it has been started again."""
         dead = self.services.processes[name]
         dead.kill()
-        self.until(lambda: self.services.processes[name] is not dead, f"the {name} is started again", 20)
+        self.until(lambda: self.services.processes[name] is not dead, f"the {name} is started again", 60)
 
     def kill_everything(self) -> None:
         """kill -9 of all of Dagster with its runs, and of the facilities' server, at once; that one is started again
@@ -168,7 +168,7 @@ class Installation:
             os.killpg(process.pid, signal.SIGKILL)
         sandbox_verb.up(self.sandbox_dir)
         self.until(
-            lambda: all(self.services.processes[n] is not p for n, p in dead.items()), "all are started again", 20
+            lambda: all(self.services.processes[n] is not p for n, p in dead.items()), "all are started again", 60
         )
 
     def run_process(self, job: str) -> int | None:

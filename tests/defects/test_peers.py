@@ -100,7 +100,7 @@ def test_defect_07_an_entry_that_cannot_be_made_for_a_mistake_of_ours_is_loud(
 def test_defect_08_a_transfer_may_take_as_long_as_it_takes(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait of 600 s that calls it failed while it goes on: the run ends, the task goes on."""
     (key,) = rig.noticed()
-    rig.sandbox.fault("transfer", "slow_transfer", delay=1.5, path="*/day/s000.h5")
+    rig.sandbox.fault("transfer", "slow_transfer", delay=4, path="*/day/s000.h5")
     rig.pace(stall_s=600)
     rig.run("raw_at_cfs", patient=False)
     now = Ledger.now

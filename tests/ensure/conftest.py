@@ -11,6 +11,8 @@ states, the files and als-describe are the real ones. `rig.real_analysis()` take
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
 import logging
 import runpy
 import shutil
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from als import platform
 from als.sandbox import environment, furnish
@@ -38,12 +41,12 @@ from resources.ledger import Ledger, flow, leases, scans, steps, tasks
 from resources.ledger.views import scan_document
 from sandbox.transfer_collections import NERSC_CFS
 from sensors import facility_tasks, new_scans
-from tests.conftest import loopback_production
+from tests.conftest import PATIENCE_S, loopback_production
 from tests.ensure.forked import Forked
 
 HERE = Path(__file__).parent
 PACE = Pace(
-    tick_s=1, settle_s=0, companion_wait_s=0, grace_s=0.3, poll_s=0.05, lease_s=2, report_s=1, lookup_s=0.6,
+    tick_s=1, settle_s=0, companion_wait_s=0, grace_s=0.3, poll_s=0.1, lease_s=2, report_s=1, lookup_s=0.6,
     unknown_s=2, pause_first_s=0.2, pause_most_s=0.5, stall_s=0.6, retry_speed=300, linger_s=0, stay_s=30,
 )  # fmt: skip
 STAND_IN = r"""#!/bin/sh
@@ -93,7 +96,7 @@ class Process:
 
     def told(self) -> list[str]:
         """Wait for its end; the keys that it reported, in order. Raises AssertionError when it did not end well."""
-        self.process.join(60)
+        self.process.join(PATIENCE_S)
         assert self.process.exitcode == 0, f"the run ended with {self.process.exitcode}"
         return self.out.read_text().split()
 
@@ -105,6 +108,7 @@ class Rig:
     spec: Spec
     facilities: Facilities
     environment: dict[str, str]
+    new_ledger: Path  # of the sandbox, without scans
     started: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,6 +120,8 @@ class Rig:
         self.attempts = Path(self.facilities.work("nersc", "bl7011").attempts)
 
     def open_ledger(self) -> Ledger:
+        if self.facilities.name == "sandbox" and not self.ledger_file.exists():
+            shutil.copyfile(self.new_ledger, self.ledger_file)
         return Ledger(f"sqlite:///{self.ledger_file}", self.facilities.name)
 
     def forget(self) -> None:
@@ -181,7 +187,7 @@ class Rig:
         return Ensure(self.ledger, made_by, self.facilities.pace, systems, holder)
 
     def run(self, asset: str, keys: Sequence[str] | None = None, patient: bool = True, engine: Ensure | None = None,
-            seconds: float = 60) -> Ran:  # fmt: skip
+            seconds: float = 2 * PATIENCE_S) -> Ran:  # fmt: skip
         engine = engine or self.engine(asset)
         wanted = self.keys() if keys is None else list(keys)
         made: list[Made] = []
@@ -267,7 +273,7 @@ class Rig:
             assert steps.finish(tx, scan.id, asset, now)
             flow.came_true(tx, self.spec, scan.id, asset, now)
 
-    def until(self, true: Callable[[], Any], seconds: float = 20) -> Any:
+    def until(self, true: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if found := true():
@@ -326,8 +332,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize("rig", cases, indirect=True, scope="function")
 
 
+parsed = functools.cache(yaml.safe_load)
+
+
+def loaded_once(text: str) -> Any:
+    """yaml.safe_load, which takes a third of the time that a rig takes to make: they all read the same files."""
+    return copy.deepcopy(parsed(text))
+
+
 @pytest.fixture
-def rig(request: pytest.FixtureRequest, sandbox: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+def rig(request: pytest.FixtureRequest, sandbox: Any, sqlite_template: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:  # fmt: skip
+    monkeypatch.setattr(yaml, "safe_load", loaded_once)
     variables = {**environment(sandbox.dir), "ALS_LEDGER_FAST": "1"}
     if getattr(request, "param", "sandbox") == "production":
         variables |= loopback_production(sandbox, tmp_path)[1]
@@ -338,7 +354,7 @@ def rig(request: pytest.FixtureRequest, sandbox: Any, tmp_path: Path, monkeypatc
     facilities = Facilities(loaded.file.model_copy(update={"pace": PACE}))
     logging.getLogger("als").setLevel(logging.CRITICAL)
     spec = platform.spec_of("bl7011").model_copy(update={"archive": None})  # has tests of its own
-    made = Rig(sandbox, tmp_path, spec, facilities, variables)
+    made = Rig(sandbox, tmp_path, spec, facilities, variables, sqlite_template)
     made.stand_in()
     try:
         yield made

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.conftest import PATIENCE_S
 from tests.ensure.forked import Forked
 
 
@@ -55,7 +56,7 @@ class Supervised:
         address.unlink(missing_ok=True)
         self._server = Forked(target=serve, args=(str(self.sandbox.dir),), daemon=True)
         self._server.start()
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while not address.exists() and time.monotonic() < until and self._server.exitcode is None:
             time.sleep(0.005)
 

@@ -6,12 +6,17 @@ death at every point of its way. The facilities' server dies in the same manner,
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from typing import Any
 
 import pytest
 
 from beamlines.spec import Archive, Spec
+from tests.conftest import PATIENCE_S
+from tests.ensure.forked import Forked
 from tests.ensure.supervised import Supervised
 
 STEPS = ["raw_at_cfs", "xpcs_result", "archived_at_hpss", "catalog_entry"]
@@ -104,7 +109,7 @@ def dies_and_goes_on(rig: Any, key: str, asset: str, **dies: Any) -> list[str]:
     """Runs, each of which dies at a new point, until one comes to its end; returns the points."""
     file = rig.folder / f"points-{len(rig.started)}"
     began = time.monotonic()
-    while (run := rig.process(asset, [key], dies={"file": file, **dies})) and run.process.join(60) is None:
+    while (run := rig.process(asset, [key], dies={"file": file, **dies})) and run.process.join(PATIENCE_S) is None:
         if run.process.exitcode != -9:
             break
     assert run.process.exitcode == 0, run.process.exitcode
@@ -162,3 +167,22 @@ def test_a_server_that_dies_at_every_call_is_waited_for(mortal: Any, asset: str)
     assert not left, "calls that were not made"
     print(f"{asset}: {watch.deaths} deaths, {1000 * (time.monotonic() - began) / watch.deaths:.0f} ms each")
     is_there_once(mortal, key, asset)
+
+
+def dies() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_any_thread_may_ask_how_a_process_ended() -> None:
+    """multiprocessing's own answers 255 to one of them, now and then: about every second time here. The watcher of a
+    server and the test ask at once."""
+    for _ in range(10):
+        process = Forked(target=dies, daemon=True)
+        process.start()
+        others = [threading.Thread(target=process.join, args=(PATIENCE_S,)) for _ in range(8)]
+        for other in others:
+            other.start()
+        process.join(PATIENCE_S)
+        for other in others:
+            other.join()
+        assert process.exitcode == -signal.SIGKILL

@@ -67,8 +67,10 @@ def test_a_catalogue_that_is_down_for_long_holds_the_entry_and_nothing_else(
 
 def test_a_job_that_nersc_has_forgotten_counts_by_what_it_left(rig: Any, goes_on: Any) -> None:
     (key,) = rig.copied()
-    rig.pace(unknown_s=1)
+    rig.pace(unknown_s=60)
     rig.sandbox.fault("sfapi", "not_found_for", delay=600)
+    rig.until(lambda: rig.run("xpcs_result", patient=False) and list(rig.attempts.rglob("outcome.json")))
+    rig.pace(unknown_s=0.2)
     goes_on("xpcs_result", key)
 
 

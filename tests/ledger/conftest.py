@@ -80,19 +80,6 @@ class Book:
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger of the day it was made; copying it is quicker than migrating."""
-    os.environ.setdefault("ALS_LEDGER_FAST", "1")
-    path = tmp_path_factory.mktemp("template") / "ledger.db"
-    ledger = Ledger(f"sqlite:///{path}", "sandbox")
-    with ledger.engine.connect() as connection:
-        connection.exec_driver_sql("rollback")
-        connection.exec_driver_sql("pragma wal_checkpoint(truncate)")
-    ledger.close()
-    return path
-
-
-@pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL server's database that belongs to this session."""
     programs = Path(shutil.which("postgres") or "/nonexistent").resolve().parent

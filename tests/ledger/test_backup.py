@@ -61,7 +61,7 @@ def test_a_backup_made_while_others_write_holds_whole_transactions_and_keeps_nob
         copy = Ledger(f"sqlite:///{one.path}", "mine")
         assert len(notes(copy)) % 2 == 0
         copy.close()
-    assert made[-1].bytes > 0 and slowest[0] < 5
+    assert made[-1].bytes > 0 and slowest[0] < 20
     assert all(one.path.stat().st_mode & 0o077 == 0 for one in made)
 
 

@@ -311,11 +311,11 @@ def test_what_sensors_ask_reads_an_index_and_costs_no_more_for_50_000_done_scans
     for plan in plans(book, *steps.due_queries("bl1", ASSET, NOW, NOW, 500)):
         assert "ix_steps_due" in plan or "ix_steps_unreported" in plan, plan
         assert "TEMP B-TREE" not in plan, "its order is that of the index"
-    begun = time.perf_counter()
+    begun = time.process_time()
     for _ in range(10):
         assert due(book) == ["due.h5"]
         assert redden(book) == []
-    assert (time.perf_counter() - begun) / 10 < 0.05
+    assert (time.process_time() - begun) / 10 < 0.05
     live = sa.select(schema.tasks).where(schema.tasks.c.live.is_(True), schema.tasks.c.service == "globus")
     unannounced = (
         sa.select(schema.scans.c.id)

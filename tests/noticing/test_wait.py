@@ -29,13 +29,13 @@ def test_a_scan_that_is_not_noticed_yet_is_waited_for_by_its_path(beamline: Beam
     codes: list[int] = []
     waiting = threading.Thread(
         target=lambda: codes.append(
-            beamline.als("wait", "bl7011", "day/a b.h5", "--asset", "raw_at_dtn", "--timeout", "30").exit_code
+            beamline.als("wait", "bl7011", "day/a b.h5", "--asset", "raw_at_dtn", "--timeout", "60").exit_code
         )
     )
     waiting.start()
     time.sleep(0.2)
     beamline.raw("day/a b.h5")
-    waiting.join(30)
+    waiting.join(60)
     assert codes == [0]
 
 

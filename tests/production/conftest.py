@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 from tests.ensure.conftest import rig, simulated  # noqa: F401  (fixtures)
-from tests.ledger.conftest import postgresql, sqlite_template  # noqa: F401  (fixtures)
+from tests.ledger.conftest import postgresql  # noqa: F401  (a fixture)

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from als_assets.pruning import AtWork, Pruning, Report
 from beamlines.spec import Prune, Spec
 from resources.ledger import Ledger, history, holds, removals, scans, schema
+from tests.conftest import PATIENCE_S
 from tests.ensure.conftest import Rig, rig  # noqa: F401  (a fixture)
 
 RULE = Prune(place="dtn", after_days=30, needs=["cfs"])
@@ -171,5 +172,5 @@ def _plain(value: Any) -> Any:
 @pytest.fixture
 def disk(rig: Rig) -> Iterator[Disk]:  # noqa: F811
     rig.spec = only_copies(rig.spec)
-    rig.pace(day_s=86400, trash_s=3600, look_s=86400, lease_s=0.2, grace_s=10)
+    rig.pace(day_s=86400, trash_s=3600, look_s=86400, lease_s=0.2, grace_s=PATIENCE_S)
     yield Disk(rig)

@@ -16,6 +16,7 @@ from resources.errors import CredentialProblem, NotFound, Refused, Unavailable
 from resources.globus import Entry, GlobusTransfer
 from resources.tasks import TaskState, TaskStatus
 from sandbox.transfer import ALS_DTN, NERSC_CFS
+from tests.conftest import PATIENCE_S
 
 GONE = "00000000-0000-4000-8000-00000000dead"
 
@@ -52,7 +53,7 @@ def write(path: Path, content: bytes = b"frames") -> Path:
 
 
 def until(globus: GlobusTransfer, task_id: str, enough: Callable[[TaskStatus], bool]) -> TaskStatus:
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + PATIENCE_S
     while True:
         status = globus.poll([task_id])[task_id]
         if enough(status):
@@ -364,11 +365,11 @@ def test_a_passing_429_and_503_are_not_noticed(sandbox, globus) -> None:
 def test_a_silent_service_is_given_up_in_time(sandbox, globus, monkeypatch) -> None:
     monkeypatch.setattr("resources.globus.LISTING_S", 0.3)
     globus.new_key("")
-    sandbox.fault("transfer", "timeout", route="GET */ls", delay=5, count=-1)
+    sandbox.fault("transfer", "timeout", route="GET */ls", delay=60, count=-1)
     began = time.monotonic()
     with pytest.raises(Unavailable) as raised:
         globus.ls(ALS_DTN, "/")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     assert raised.value.code == "TIMEOUT"
 
 

@@ -21,7 +21,8 @@ from resources.ledger.scans import Listed
 from resources.ledger.tasks import Task
 from resources.once import Patience
 from resources.tasks import TaskState, TaskStatus, TaskSystem
-from tests.ledger.conftest import spec_of, sqlite_template  # noqa: F401  (a fixture)
+from tests.conftest import PATIENCE_S
+from tests.ledger.conftest import spec_of
 
 FORK = multiprocessing.get_context("fork")
 PATIENCE = Patience(lookup_s=60, unknown_s=7200, pause_first_s=30, pause_most_s=1800)
@@ -86,7 +87,7 @@ class Service:
         try:
             os.close(os.open(self.folder / f"key-{key}", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
-            until = time.monotonic() + 5
+            until = time.monotonic() + PATIENCE_S
             while not (found := [t["id"] for t in self._all() if t["key"] == key]):
                 assert time.monotonic() < until
             return str(found[0])
@@ -231,7 +232,7 @@ class World:
 
 
 @pytest.fixture(params=[True, False], ids=["service knows keys", "service is searched"])
-def world(request: pytest.FixtureRequest, tmp_path: Path, sqlite_template: Path) -> Iterator[World]:  # noqa: F811
+def world(request: pytest.FixtureRequest, tmp_path: Path, sqlite_template: Path) -> Iterator[World]:
     (tmp_path / "ledger.db").write_bytes(sqlite_template.read_bytes())
     made = World(tmp_path, request.param)
     yield made
@@ -314,7 +315,7 @@ def test_a_process_that_dies_anywhere_leaves_at_most_one_effective_execution(wor
     world.ledger.engine.dispose()
     process = FORK.Process(target=dies, args=(world, point))
     process.start()
-    process.join(20)
+    process.join(PATIENCE_S)
     assert process.exitcode == 9
     task = world.until_it_runs()
     assert task.state == "running" and task.external_id
@@ -408,7 +409,7 @@ def test_processes_that_submit_at_once_have_one_effect(world: World) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(20)
+        process.join(PATIENCE_S)
         assert process.exitcode == 0
     assert world.until_it_runs().state == "running"
     assert world.service.effective == 1

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from sandbox import workers
+from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,13 +67,13 @@ def test_down_ends_the_server_and_its_workers_and_nothing_else(sandbox) -> None:
         env={**os.environ, workers.MARK: str(sandbox.dir)},
     )
     try:
-        until = time.monotonic() + 5
+        until = time.monotonic() + PATIENCE_S
         while len(workers.of(sandbox.dir)) < 2 and time.monotonic() < until:
             time.sleep(0.02)
         done = sandbox_command("down", "--dir", str(sandbox.dir))
         assert done.returncode == 0, done.stderr
         assert not sandbox.running
-        assert worker.wait(5) != 0
+        assert worker.wait(PATIENCE_S) != 0
         assert workers.of(sandbox.dir) == []
         assert not (sandbox.dir / "address.json").exists()
         assert stranger.poll() is None
@@ -158,4 +159,4 @@ def test_an_idle_server_costs_next_to_nothing(sandbox) -> None:
 
     before = used()
     time.sleep(1.5)
-    assert used() - before <= 0.05
+    assert used() - before <= 0.1

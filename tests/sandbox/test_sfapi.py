@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     from sfapi_client.jobs import JobCommand
 
 from sandbox import jobs, sfapi_auth, workers
-from tests.conftest import in_real_slurm_too
+from tests.conftest import PATIENCE_S, in_real_slurm_too
 
 HEAD = "#!/bin/bash\n#SBATCH -J {name} -A als -q debug\n#SBATCH --constraint=cpu --time={time}\n{more}"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
@@ -53,7 +53,7 @@ def rows(client: Client, *ids: str, sacct: bool = True) -> list[dict[str, Any]]:
     return output
 
 
-def wait(client: Client, job_id: str, *states: str, seconds: float = 15) -> dict[str, Any]:
+def wait(client: Client, job_id: str, *states: str, seconds: float = PATIENCE_S) -> dict[str, Any]:
     """The job's row in sacct, once its state is one of these (default: an end)."""
     wanted = set(states) or ENDED
     until = time.monotonic() + seconds
@@ -165,8 +165,8 @@ def test_output_error_and_directory_go_where_the_script_says(sandbox: Any, clien
 def test_a_job_over_its_time_limit_is_ended_with_term_and_then_kill(sandbox: Any, client: Client) -> None:
     jobs.configure(sandbox.box, kill_wait_s=0.3)
     machine = client.compute("perlmutter")
-    kind = machine.submit_job(script("trap 'echo bye; exit 0' TERM; sleep 30 & wait", limit="0:01"))
-    stubborn = machine.submit_job(script("trap '' TERM; while :; do sleep 0.1; done", limit="0:01"))
+    kind = machine.submit_job(script("trap 'echo bye; exit 0' TERM; sleep 30 & wait", limit="0:02"))
+    stubborn = machine.submit_job(script("trap '' TERM; while :; do sleep 0.1; done", limit="0:02"))
     assert wait(client, kind.jobid)["state"] == "TIMEOUT"
     assert wait(client, stubborn.jobid)["state"] == "TIMEOUT"
     assert output(sandbox, kind.jobid) == "bye\n"
@@ -174,7 +174,7 @@ def test_a_job_over_its_time_limit_is_ended_with_term_and_then_kill(sandbox: Any
 
 def test_the_script_is_warned_before_its_time_limit_where_it_asks_for_it(sandbox: Any, client: Client) -> None:
     body = script(
-        "trap 'echo warned; exit 0' USR1; while :; do sleep 0.05; done", limit="0:30", more="--signal=B:USR1@29"
+        "trap 'echo warned; exit 0' USR1; while :; do sleep 0.05; done", limit="0:30", more="--signal=B:USR1@28"
     )
     job = client.compute("perlmutter").submit_job(body)
     assert wait(client, job.jobid)["state"] == "COMPLETED"
@@ -185,7 +185,7 @@ def test_the_script_is_warned_before_its_time_limit_where_it_asks_for_it(sandbox
 def test_a_cancelled_job_gets_term_and_says_who_cancelled_it(sandbox: Any, client: Client) -> None:
     machine = client.compute("perlmutter")
     job = machine.submit_job(script("trap 'sleep 0.3; echo term; exit 1' TERM; echo up; while :; do sleep 0.05; done"))
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE_S
     while "up" not in output(sandbox, job.jobid):
         assert time.monotonic() < until
         time.sleep(0.03)
@@ -200,7 +200,7 @@ def test_nothing_of_a_job_outlives_it(sandbox: Any, client: Client) -> None:
     job = client.compute("perlmutter").submit_job(script("sleep 60 & echo $!"))
     wait(client, job.jobid)
     pid = int(output(sandbox, job.jobid))
-    until = time.monotonic() + 5
+    until = time.monotonic() + PATIENCE_S
     while jobs.started(pid) is not None and time.monotonic() < until:
         time.sleep(0.02)
     assert jobs.started(pid) is None
@@ -210,14 +210,16 @@ def test_jobs_beyond_the_machines_room_wait_with_a_reason_and_run_in_order(sandb
     jobs.configure(sandbox.box, max_running=1)
     machine = client.compute("perlmutter")
     order = sandbox.dir / "nersc" / "home" / "order"
-    ids = [machine.submit_job(script(f"echo {i} >> {order}; sleep 0.5")).jobid for i in range(3)]
-    until = time.monotonic() + 10
+    body = "until [ -e go ]; do sleep 0.05; done; echo {} >> order"
+    ids = [machine.submit_job(script(body.format(i))).jobid for i in range(3)]
+    until = time.monotonic() + PATIENCE_S
     reasons = {"None"}
     while not reasons & {"Priority", "Resources"}:
         waiting = rows(client, ids[2], sacct=False)
         assert [row["state"] for row in waiting] == ["PENDING"]
         assert time.monotonic() < until
         reasons = {row["reason"] for row in waiting}
+    order.with_name("go").touch()
     wait(client, ids[2])
     assert order.read_text().split() == ["0", "1", "2"]
 
@@ -236,9 +238,10 @@ def test_a_burst_of_a_hundred_jobs_takes_seconds(client: Client) -> None:
     machine = client.compute("perlmutter")
     start = time.monotonic()
     ids = [machine.submit_job(script("true", name=f"burst-{i}")).jobid for i in range(100)]
-    wait(client, ids[-1])
-    assert {row["state"] for row in rows(client, *ids)} == {"COMPLETED"}
-    assert time.monotonic() - start < 15
+    while any(row["state"] not in ENDED for row in rows(client, *ids)):
+        assert time.monotonic() < start + PATIENCE_S
+        time.sleep(0.1)
+    assert [row["state"] for row in rows(client, *ids)] == ["COMPLETED"] * 100
 
 
 @pytest.mark.parametrize(
@@ -291,7 +294,7 @@ def test_a_job_can_be_made_to_end_in_any_of_slurms_ways(sandbox: Any, client: Cl
 
 @in_real_slurm_too
 def test_a_node_can_fail_while_the_job_runs_or_after_it_did_its_work(sandbox: Any, client: Client) -> None:
-    sandbox.fault("sfapi", "node_fail", path="during", delay=0.3)
+    sandbox.fault("sfapi", "node_fail", path="during", delay=1.5)
     sandbox.fault("sfapi", "node_fail", path="late", when="after")
     machine = client.compute("perlmutter")
     during = machine.submit_job(script("echo begun; sleep 30; echo done", name="during"))
@@ -315,12 +318,12 @@ def test_a_job_can_be_held_back_with_a_reason_until_the_fault_is_cleared(sandbox
 
 @in_real_slurm_too
 def test_a_job_can_be_unknown_for_a_while_after_its_submission(sandbox: Any, client: Client) -> None:
-    sandbox.fault("sfapi", "not_found_for", delay=0.6)
+    sandbox.fault("sfapi", "not_found_for", delay=1.5)
     machine = client.compute("perlmutter")
     job = machine.submit_job(script("true"))
     with pytest.raises(SfApiError, match="Job not found"):
         machine.job(job.jobid)
-    time.sleep(0.7)
+    time.sleep(1.5)
     assert wait(client, job.jobid)["state"] == "COMPLETED"
 
 
@@ -363,14 +366,14 @@ def test_killing_server_and_supervisor_loses_no_job_and_runs_none_twice(sandbox:
         machine = client.compute("perlmutter")
         ids = [machine.submit_job(script(f"{body}; exit {i}", name=f"job-{i}")).jobid for i in range(4)]
         wait(client, ids[1], "RUNNING")
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_S
         while log.read_text().count("begin") < 2 if log.exists() else True:
             assert time.monotonic() < until
             time.sleep(0.02)
     os.kill(supervisor(sandbox), signal.SIGKILL)
     sandbox.kill()
     go.touch()  # the two that run end while nobody watches
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE_S
     while log.read_text().count("end") < 2:
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -398,7 +401,7 @@ def test_a_job_whose_processes_vanished_is_a_node_failure(sandbox: Any, client: 
     job = client.compute("perlmutter").submit_job(script("sleep 60"))
     wait(client, job.jobid, "RUNNING")
     claim = jobs.directory(sandbox.box, job.jobid) / "claim"
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE_S
     while not (claim.exists() and claim.read_text().strip()):
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -410,7 +413,7 @@ def test_a_supervisor_killed_between_noting_a_start_and_starting_starts_the_job_
     with connected(sandbox) as client:
         sandbox.fault("sfapi", "pending_forever")
         job = client.compute("perlmutter").submit_job(script("echo once >> log"))
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_S
         while not [p for p in workers.of(sandbox.dir)]:
             assert time.monotonic() < until
             time.sleep(0.02)

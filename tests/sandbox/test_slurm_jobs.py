@@ -17,7 +17,7 @@ from sandbox import jobs, slurm, slurm_jobs
 from sandbox.sfapi_sbatch import parse
 from sandbox.slurm import Slurm
 from sandbox.slurm_rules import QOS, Refused, check
-from tests.conftest import Sandbox
+from tests.conftest import PATIENCE_S, Sandbox
 
 pytestmark = [
     pytest.mark.skipif(slurm.missing() is not None, reason=str(slurm.missing())),
@@ -101,7 +101,7 @@ def test_a_scans_job_is_claimed_run_and_reported_and_a_second_of_its_key_is_a_du
 def test_a_cancelled_job_ends_its_command_and_still_writes_its_outcome(slurm_sandbox: Any, client: Client) -> None:
     up = slurm_sandbox.dir / "nersc" / "home" / "up"
     job_id = submit(client, als_job(slurm_sandbox, "als-1", ["bash", "-c", f"touch {up}; exec sleep 300"]))
-    until = time.monotonic() + 15
+    until = time.monotonic() + PATIENCE_S
     while not up.exists():
         assert time.monotonic() < until
         time.sleep(0.03)
@@ -139,7 +139,7 @@ def test_a_job_that_takes_more_memory_than_it_asked_for_is_out_of_memory(client:
 def test_a_job_over_its_time_limit_gets_term_and_writes_its_outcome(limited: tuple[Sandbox, str]) -> None:
     server, job_id = limited
     with connected(server) as one:
-        assert wait(one, job_id, seconds=60)["state"] == "TIMEOUT"
+        assert wait(one, job_id, seconds=90)["state"] == "TIMEOUT"
     assert slurm_says(server, job_id)["JobState"] == "TIMEOUT"
     assert [c["exit"] != 0 for c in outcome(server, "als-limited")["commands"]] == [True]
 
@@ -192,7 +192,7 @@ def test_jobs_beyond_the_room_wait_with_a_reason_and_run_in_order(slurm_sandbox:
     order: Path = slurm_sandbox.dir / "nersc" / "home" / "order"
     body = "until [ -e go ]; do sleep 0.05; done; echo {} >> order"
     ids = [submit(client, bash(body.format(n), "job", "-N 4 --exclusive")) for n in range(3)]
-    until = time.monotonic() + 15
+    until = time.monotonic() + PATIENCE_S
     while row(client, ids[2], sacct=False)["reason"] not in ("Priority", "Resources"):
         assert time.monotonic() < until
         time.sleep(0.03)

@@ -14,7 +14,7 @@ from resources.facilities import Facilities, FacilityFile, Pace
 from resources.ledger import Ledger, scans, steps
 from resources.storage import Storage
 from sensors import new_scans
-from tests.ledger.conftest import spec_of, sqlite_template  # noqa: F401  (a fixture)
+from tests.ledger.conftest import spec_of
 
 NOW = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
 PACE = Pace(settle_s=60, companion_wait_s=600, report_s=120, lease_s=90, lookup_s=60, pause_first_s=30)
@@ -119,7 +119,7 @@ class Beamline:
 
 
 @pytest.fixture
-def beamline(tmp_path: Path, sqlite_template: Path) -> Iterator[Beamline]:  # noqa: F811
+def beamline(tmp_path: Path, sqlite_template: Path) -> Iterator[Beamline]:
     (tmp_path / "ledger.db").write_bytes(sqlite_template.read_bytes())
     made = Beamline(tmp_path)
     yield made
