@@ -15,9 +15,11 @@ from als_analysis.readers import load_layout, open_frames
 from als_analysis.workers import Workers
 from als_analysis.xpcs.corr import correlate, pixels_of
 from als_analysis.xpcs.fits import fit_bins, model
-from als_analysis.xpcs.multitau import Correlator, arrange, lags_for
+from als_analysis.xpcs.multitau import Correlator
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.qmap import Bins, QMap
+from als_analysis.xpcs.state import lags_for
+from als_analysis.xpcs.tiles import arrange
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

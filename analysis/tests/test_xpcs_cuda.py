@@ -9,7 +9,8 @@ import pytest
 from als_analysis.failure import BadArguments
 from als_analysis.workers import Workers
 from als_analysis.xpcs.cuda import DeviceCorrelator, NumpyBackend, TorchBackend
-from als_analysis.xpcs.multitau import Correlator, arrange
+from als_analysis.xpcs.multitau import Correlator
+from als_analysis.xpcs.tiles import arrange
 
 
 @pytest.mark.parametrize("cuts", [[0, 3, 40, 41, 333], [0, 333], [0, 1, 2, 200, 333]])

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.workers import Workers
-from als_analysis.xpcs.multitau import G2, BinSums, Correlator, Lags, Mark, Pixels, State
+from als_analysis.xpcs.multitau import G2, BinSums, Correlator
+from als_analysis.xpcs.state import Lags, Mark, State
+from als_analysis.xpcs.tiles import Pixels
 
 
 class Feed:

@@ -22,12 +22,14 @@ from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
 from als_analysis.xpcs.encoded import EncodedRun, Unsound
 from als_analysis.xpcs.events import BLOCK_MULTIPLE, MOST_KEPT, EventCorrelator, event_blocks, is_sparse
 from als_analysis.xpcs.fits import Fit, fit_bins
-from als_analysis.xpcs.multitau import G2, Correlator, Lags, Mark, Pixels, State, arrange, lags_for
+from als_analysis.xpcs.multitau import G2, Correlator
 from als_analysis.xpcs.observe import Observer
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.qmap import QMap
 from als_analysis.xpcs.result import Multitau, Result, Scattering
+from als_analysis.xpcs.state import Lags, Mark, State, lags_for
 from als_analysis.xpcs.stream import block_edges, blocks
+from als_analysis.xpcs.tiles import Pixels, arrange
 
 if TYPE_CHECKING:
     from als_analysis.readers.blocks import Blocks

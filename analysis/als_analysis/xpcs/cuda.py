@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from als_analysis.failure import BadArguments
 from als_analysis.workers import Workers
-from als_analysis.xpcs.multitau import Correlator, Mark, Pixels, State
+from als_analysis.xpcs.multitau import Correlator
+from als_analysis.xpcs.state import LANES, Mark, State
+from als_analysis.xpcs.tiles import Pixels
 
-_REACH, _LANES, _SUMMED = 8, 64, 3
+_REACH, _SUMMED = 8, 3
 
 
 class NumpyBackend:
@@ -106,9 +108,9 @@ class DeviceCorrelator(Correlator):
         lanes, state = self.pixels.lane_of_used, self.state
 
         def place(target: NDArray[Any], values: Any) -> None:
-            whole = np.zeros(self.pixels.tiles * _LANES, dtype=target.dtype)
+            whole = np.zeros(self.pixels.tiles * LANES, dtype=target.dtype)
             whole[lanes] = self._on.get(values)
-            target[...] = whole.reshape(-1, _LANES)
+            target[...] = whole.reshape(-1, LANES)
 
         for row, values in enumerate(self._sums):
             place(state.sums[:, row], values)

@@ -18,9 +18,11 @@ from als_analysis.readers.frames import FrameSource
 from als_analysis.workers import Workers
 from als_analysis.xpcs.by_pixels import ByPixels, Feed
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
-from als_analysis.xpcs.multitau import G2, BinSums, Correlator, Mark, Pixels, State
+from als_analysis.xpcs.multitau import G2, BinSums, Correlator
 from als_analysis.xpcs.observe import Observer
 from als_analysis.xpcs.options import Options
+from als_analysis.xpcs.state import LANES, Mark, State
+from als_analysis.xpcs.tiles import Pixels
 
 if TYPE_CHECKING:
     from als_analysis.readers.blocks import Blocks
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 _FETCHED_BYTES = 8 << 20  # of encoded frames that are read at once in the first pass
 _PIECE_BYTES = 24 << 20  # of blocks that are read at once in the second one, by each thread
 _FIRST_PASS = 0.25  # of the time
-_LANES = 64
 
 
 class Unsound(Exception):
@@ -83,7 +84,7 @@ class EncodedRun:
     @staticmethod
     def nbytes(blocks: Blocks, tiles: int, levels: int, threads: int) -> int:
         """About how many bytes a run takes, besides the interpreter."""
-        most = min(tiles, -(-blocks.pixels // _LANES))
+        most = min(tiles, -(-blocks.pixels // LANES))
         rows = 512 * blocks.pixels * blocks.dtype.itemsize
         each = State.nbytes(most, levels) + Mark.nbytes(most, levels) + _PIECE_BYTES + rows
         return threads * each + 3 * _FETCHED_BYTES + 100 * blocks.pixels * blocks.count
@@ -178,8 +179,8 @@ class _Feed(Feed):
         run = self.run
         first = self._get(group // run.together, begin)
         width = self.segments.shape[1]
-        tile_of_word = np.full(width // _LANES, -1, dtype=np.int64)
-        words = (run.pixels.starts[low:high] - group * run.blocks.pixels) // _LANES
+        tile_of_word = np.full(width // LANES, -1, dtype=np.int64)
+        words = (run.pixels.starts[low:high] - group * run.blocks.pixels) // LANES
         tile_of_word[words] = np.arange(high - low)
         cuts = np.array([0, *run.observer.cuts])
         edges = np.unique(np.clip(cuts, begin, end))

@@ -17,10 +17,12 @@ from als_analysis.readers.events import Events
 from als_analysis.readers.frames import FrameSource
 from als_analysis.workers import Workers
 from als_analysis.xpcs.by_pixels import ByPixels, Feed
-from als_analysis.xpcs.multitau import G2, Correlator, Pixels, State
+from als_analysis.xpcs.multitau import G2, Correlator
 from als_analysis.xpcs.observe import Observer
 from als_analysis.xpcs.options import Options
+from als_analysis.xpcs.state import LANES, State
 from als_analysis.xpcs.stream import block_edges
+from als_analysis.xpcs.tiles import Pixels
 
 MOST_OCCUPIED = 0.03
 FEWEST_FRAMES = 256
@@ -28,7 +30,6 @@ BLOCK_MULTIPLE = 16
 _SAMPLED = 8
 MOST_KEPT = 40 << 20  # events, of 6 bytes each where counts have two
 _MOST_PARTS = 8  # each has an array of all pixels
-_LANES = 64
 _TILES_IN_GROUP = 64
 _FRAMES_AT_ONCE = 1 << 14
 
@@ -125,7 +126,7 @@ class EventCorrelator(Correlator):
 
         kept, tiles = self._kept, self.pixels.tiles
         if self._per_lane is None:
-            self._per_lane = np.zeros((len(self._observer.cuts), tiles * _LANES), dtype=np.int64)
+            self._per_lane = np.zeros((len(self._observer.cuts), tiles * LANES), dtype=np.int64)
         for begin, end in pairwise(self._spans(self.state.frames - kept.begin)):
             state, feed = self.state, self._feed()
 
@@ -165,7 +166,7 @@ class EventCorrelator(Correlator):
         by = ByPixels(self.pixels, self.lags, edges, self._kept.cuts)
 
         def taken(group: int, per_lane: NDArray[np.int64]) -> None:
-            low, high = edges[group] * _LANES, min(edges[group + 1] * _LANES, used)
+            low, high = edges[group] * LANES, min(edges[group + 1] * LANES, used)
             self._observer.add_used(low, high, per_lane[:, : high - low])
 
         by.run(self.workers, self._spans(0), self._feed, taken)
@@ -184,7 +185,7 @@ class _Feed(Feed):
         self._own = np.zeros((0, 0), dtype=np.int64)
 
     def begin(self, group: int, low: int, high: int) -> None:
-        self._own = np.zeros((int(self._segment[-1]) + 1, (high - low) * _LANES), dtype=np.int64)
+        self._own = np.zeros((int(self._segment[-1]) + 1, (high - low) * LANES), dtype=np.int64)
 
     def add(self, group: int, low: int, high: int, begin: int, end: int, state: State) -> None:
         self.take(low, high, low, begin, end, state)

@@ -18,194 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.workers import Workers
+from als_analysis.xpcs.state import DELAYS_PER_LEVEL, LANES, Mark, State, lags_for
+from als_analysis.xpcs.tiles import Pixels
 
-DELAYS_PER_LEVEL = 4
 _REACH = 2 * DELAYS_PER_LEVEL  # the longest lag inside a level
-_LANES = 64
 _PARTS = 16  # the sums over tiles are always taken in this many parts, in order: any number of threads, the same bits
-_MOST_WASTE = 1.5  # lanes per used pixel, above which pixels are gathered into dense tiles
 
 F64 = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Lags:
-    """The lags that `frames` frames allow: per lag its level, step inside the level, delay in frames, pairs."""
-
-    level: NDArray[np.int64]
-    step: NDArray[np.int64]
-    delay: NDArray[np.int64]
-    pairs: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.delay)
-
-    @property
-    def levels(self) -> int:
-        return int(self.level[-1]) + 1
-
-
-def lags_for(frames: int) -> Lags:
-    """The multi-tau lags for a number of frames (at least 2); each lag has a pair of samples, beyond level 0 two."""
-    rows = []
-    level = 0
-    while (samples := frames >> level) > (0 if level == 0 else DELAYS_PER_LEVEL):
-        for step in range(1 if level == 0 else DELAYS_PER_LEVEL + 1, _REACH + 1):
-            if samples - step >= (1 if level == 0 else 2):
-                rows.append((level, step, step << level, samples - step))
-        level += 1
-    table = np.array(rows, dtype=np.int64).reshape(-1, 4)
-    return Lags(table[:, 0], table[:, 1], table[:, 2], table[:, 3])
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """The used pixels and their bins, arranged in tiles of 64 lanes.
-
-    `used` flat pixel indices, `static` and `dynamic` their bins from 0. Tiles are windows of the frame where that
-    wastes little, and gathered pixels elsewhere: `starts` (T,) or `gathered` (T, 64), -1 for an empty lane.
-    """
-
-    size: int
-    used: NDArray[np.int64]
-    static: NDArray[np.int64]
-    dynamic: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    gathered: NDArray[np.int64] | None
-    static_of_lane: NDArray[np.int64]  # (T, 64), -1 unused
-    dynamic_of_lane: NDArray[np.int64]
-    runs: NDArray[np.int64]  # (m, 2): the used pixels as from, to
-
-    @property
-    def tiles(self) -> int:
-        return len(self.static_of_lane)
-
-    @property
-    def bins(self) -> tuple[int, int]:
-        """How many static and dynamic bins there are."""
-        return int(self.static.max()) + 1, int(self.dynamic.max()) + 1
-
-    @property
-    def used_bits(self) -> NDArray[np.uint64]:
-        """A bit for each pixel of the frame, the lowest of a word first: whether it is used."""
-        bits = np.zeros(-(-self.size // 64) * 64, dtype=np.uint8)
-        bits[self.used] = 1
-        return np.packbits(bits, bitorder="little").view(np.uint64)
-
-    @property
-    def lane_of_used(self) -> NDArray[np.int64]:
-        """For each used pixel its place in arrays of shape (T, 64), flattened."""
-        if self.gathered is not None:
-            return np.arange(len(self.used), dtype=np.int64)
-        tile = np.searchsorted(self.starts, self.used, side="right") - 1
-        return np.asarray(tile * _LANES + self.used - self.starts[tile], dtype=np.int64)
-
-
-def arrange(
-    size: int, used: NDArray[np.int64], static: NDArray[np.int64], dynamic: NDArray[np.int64], dense: bool = False
-) -> Pixels:
-    """Arrange `used` (ascending flat indices into a frame of `size` pixels) with their bins into tiles.
-
-    `dense`: without empty lanes at any rate, for those who do not read pixels out of frames.
-    """
-    windows = np.unique(used // _LANES) * _LANES
-    gathered: NDArray[np.int64] | None = None
-    if dense or len(windows) * _LANES > _MOST_WASTE * len(used) + _LANES:
-        tiles = -(-len(used) // _LANES)
-        gathered = np.full(tiles * _LANES, -1, dtype=np.int64)
-        gathered[: len(used)] = used
-        gathered = gathered.reshape(tiles, _LANES)
-        windows = np.zeros(tiles, dtype=np.int64)
-        lanes = np.arange(len(used))
-    else:
-        tile = np.searchsorted(windows, used, side="right") - 1
-        lanes = tile * _LANES + used - windows[tile]
-    of_lane = np.full((2, len(windows) * _LANES), -1, dtype=np.int64)
-    of_lane[0, lanes], of_lane[1, lanes] = static, dynamic
-    breaks = np.flatnonzero(np.diff(used) != 1)
-    runs = np.stack(
-        [used[np.concatenate([[0], breaks + 1])], used[np.concatenate([breaks, [len(used) - 1]])] + 1], axis=1
-    )
-    return Pixels(
-        size,
-        used,
-        static,
-        dynamic,
-        windows,
-        gathered,
-        of_lane[0].reshape(-1, _LANES),
-        of_lane[1].reshape(-1, _LANES),
-        runs,
-    )
-
-
-@dataclass
-class State:
-    """All that a correlator knows of the frames so far; see `kernels`. `seen` is the number of samples per level."""
-
-    sums: F64
-    recent: NDArray[np.float32]
-    first: NDArray[np.float32]
-    total: F64
-    frames: int = 0
-
-    @staticmethod
-    def rows(levels: int) -> int:
-        """How many lags are summed."""
-        return _REACH + DELAYS_PER_LEVEL * (levels - 1)
-
-    @classmethod
-    def empty(cls, tiles: int, levels: int) -> State:
-        lags = cls.rows(levels)
-        return cls(
-            np.zeros((tiles, lags, _LANES)),
-            np.zeros((tiles, levels, _REACH, _LANES), dtype=np.float32),
-            np.zeros((tiles, levels, _REACH, _LANES), dtype=np.float32),
-            np.zeros((tiles, _LANES)),
-        )
-
-    @staticmethod
-    def nbytes(tiles: int, levels: int) -> int:
-        """Bytes that a state takes."""
-        lags = State.rows(levels)
-        return tiles * _LANES * (8 * lags + 8 + levels * 2 * 4 * _REACH)
-
-    @property
-    def seen(self) -> NDArray[np.int64]:
-        return np.array([self.frames >> level for level in range(self.recent.shape[1])], dtype=np.int64)
-
-    def cleared(self, tiles: int) -> State:
-        """An empty state of the first `tiles` tiles, in this one's memory."""
-        state = State(self.sums[:tiles], self.recent[:tiles], self.first[:tiles], self.total[:tiles])
-        for array in (state.sums, state.recent, state.first, state.total):
-            array[...] = 0.0
-        return state
-
-
-@dataclass
-class Mark:
-    """What a later difference needs of a state: `sums` and `past` (T, lags, 64) f32, and the totals."""
-
-    sums: NDArray[np.float32]
-    past: NDArray[np.float32]
-    newest: NDArray[np.float32]
-    total: F64
-    frames: int = 0
-
-    @classmethod
-    def empty(cls, tiles: int, lags: int, levels: int) -> Mark:
-        sums, past = (np.zeros((tiles, lags, _LANES), dtype=np.float32) for _ in range(2))
-        return cls(sums, past, np.zeros((tiles, levels, _LANES), dtype=np.float32), np.zeros((tiles, _LANES)))
-
-    @staticmethod
-    def nbytes(tiles: int, levels: int) -> int:
-        """Bytes that a mark takes."""
-        lags = State.rows(levels)
-        return tiles * _LANES * (2 * 4 * lags + 8 + 4 * levels)
-
-    @property
-    def seen(self) -> NDArray[np.int64]:
-        return np.array([self.frames >> level for level in range(self.newest.shape[1])], dtype=np.int64)
 
 
 @dataclass
@@ -368,7 +187,7 @@ class Correlator:
         """Which of the used pixels had a finite value in every frame."""
         from als_analysis.xpcs import kernels_bins
 
-        total = np.empty((self.pixels.tiles, _LANES))
+        total = np.empty((self.pixels.tiles, LANES))
         kernels_bins.level_zero_totals(self.state.seen, self.state.recent, self.state.total, total)
         return np.asarray(np.isfinite(total.reshape(-1)[self.pixels.lane_of_used]))
 
@@ -377,7 +196,7 @@ class Correlator:
         from als_analysis.xpcs import kernels_bins
 
         tiles, rows = self.pixels.tiles, self.state.sums.shape[1]
-        lanes = np.empty((tiles, 3, rows, _LANES), dtype=np.float32)
+        lanes = np.empty((tiles, 3, rows, LANES), dtype=np.float32)
         state = self.state
         self.workers.share(
             lambda a, b: kernels_bins.mean_products(

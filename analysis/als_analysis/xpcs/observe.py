@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from als_analysis.readers.chunks import Fetched
 from als_analysis.readers.events import Events
 from als_analysis.workers import Workers
-from als_analysis.xpcs.multitau import Pixels
 from als_analysis.xpcs.stream import Block
+from als_analysis.xpcs.tiles import Pixels
 
 F64 = NDArray[np.float64]
 _SATURATION_SAMPLES = 32

@@ -17,9 +17,9 @@ from als_analysis.readers.frames import Quantity
 from als_analysis.readers.hdf5 import open_hdf5
 from als_analysis.xpcs.fits import Fit
 from als_analysis.xpcs.kept_maps import MAPS, KeptMaps
-from als_analysis.xpcs.multitau import Lags
 from als_analysis.xpcs.observe import Observed
 from als_analysis.xpcs.qmap import QMap, read_qmap, write_qmap_group
+from als_analysis.xpcs.state import Lags
 from als_analysis.xpcs.twotime import TwoTime
 
 SCHEMA_VERSION = "1.0"

@@ -24,9 +24,9 @@ from als_analysis.failure import BadArguments, OutOfMemory, Preempted
 from als_analysis.memory import INTERPRETER_BYTES
 from als_analysis.readers.frames import FrameSource
 from als_analysis.workers import Workers
-from als_analysis.xpcs.multitau import Pixels
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.stream import block_edges, blocks
+from als_analysis.xpcs.tiles import Pixels
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
