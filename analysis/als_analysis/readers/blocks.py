@@ -60,20 +60,19 @@ class Blocks:
 
     def read(
         self, frames: range, places: NDArray[np.int64], group: int, buffer: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """One group of blocks of all frames, one after the other: frame i's are data[starts[i] : starts[i + 1]].
+    ) -> NDArray[np.int64]:
+        """Read one group of blocks of all frames; gives starts: frame i's are buffer[starts[i] : starts[i + 1]].
 
-        `places` (n, groups + 1) comes from `index`; `buffer` is used if it is large enough. Raises `RawFileError`.
+        `places` (n, groups + 1) comes from `index`. Raises `RawFileError`.
         """
         from als_analysis.readers.unshuffle import read_at
 
         where = self._chunks.offset[frames.start : frames.stop : frames.step] + places[:, group]
         starts = np.concatenate([[0], np.cumsum(places[:, group + 1] - places[:, group])])
-        data = buffer if len(buffer) >= starts[-1] else np.empty(int(starts[-1]), dtype=np.uint8)
-        there = read_at(_pread_address(), self._descriptor, where, starts, data)
+        there = read_at(_pread_address(), self._descriptor, where, starts, buffer)
         if there < len(frames):
             raise RawFileError(f"{self._chunks.path}: frame {frames[int(there)]}: cut off while it was read")
-        return data, starts
+        return starts
 
 
 def blocks_of(chunks: Chunks, descriptor: int) -> Blocks | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from als_analysis.readers.blocks import Blocks
 
 _FETCHED_BYTES = 8 << 20  # of encoded frames that are read at once in the first pass
-_PIECE_BYTES = 24 << 20  # of blocks that are read at once in the second one, by each thread
+_PIECE_BYTES = 8 << 20  # of blocks that are read at once in the second one, by each thread
 _FIRST_PASS = 0.25  # of the time
 
 
@@ -144,6 +144,11 @@ class EncodedRun:
 
         return self.by.run(self.workers, spans, lambda: _Feed(self, scale), taken, share, self.done, self.together)
 
+    def largest_piece(self) -> int:
+        """Bytes of the largest piece that is read at once in the second pass."""
+        widths = np.diff(self.places, axis=1)
+        return max(int(widths[i : i + self.at_once].sum(axis=0).max()) for i in range(0, len(widths), self.at_once))
+
     def _snapshot(self) -> Arrays:
         arrays = {f"observer_{k}": v for k, v in self.observer.snapshot().items()}
         for number, sums in enumerate(self.by.sums):
@@ -164,7 +169,7 @@ class _Feed(Feed):
 
     def __init__(self, run: EncodedRun, scale: NDArray[np.float32]) -> None:
         self.run, self.scale = run, scale
-        self.buffer = np.empty(0, dtype=np.uint8)
+        self.buffer = np.empty(run.largest_piece(), dtype=np.uint8)  # once: new memory costs more than the reading
         self.kind = np.empty(0, dtype=run.blocks.dtype)
         self.read: tuple[int, int] | None = None  # piece and first frame of what is in the buffer
         self.segments = np.zeros((len(run.observer.cuts), 0), dtype=np.int64)
@@ -186,7 +191,7 @@ class _Feed(Feed):
         edges = np.unique(np.clip(cuts, begin, end))
         part = slice(begin - first, end - first)
         sound = kernels_encoded.add_encoded(
-            run.blocks.lz4, self.data, self.at[part], self.starts[1:][part], width, self.kind, self.scale[begin:end],
+            run.blocks.lz4, self.buffer, self.at[part], self.starts[1:][part], width, self.kind, self.scale[begin:end],
             edges - begin, np.searchsorted(cuts, edges[:-1], side="right") - 1, tile_of_word, state.frames,
             self.segments, state.sums, state.recent, state.first, state.total,
         )  # fmt: skip
@@ -203,8 +208,7 @@ class _Feed(Feed):
         if self.read != (piece, first):
             last = min(first + run.at_once, run.observer.frames)
             frames = run.options.raw_frames(first, last)
-            self.data, self.starts = run.blocks.read(frames, run.places[first:last], piece, self.buffer)
-            self.buffer = self.data
+            self.starts = run.blocks.read(frames, run.places[first:last], piece, self.buffer)
             self.read, self.at = (piece, first), self.starts[:-1].copy()
         return first
 
