@@ -39,7 +39,7 @@ END_STATES = {
 }  # fmt: skip
 DUPLICATE = 17  # als-job found another job of its key at work: not an execution
 IDLE_S = 20.0
-STARTED_S = 5.0  # after which a process that was started and made no claim is given up
+STARTED_S = 60.0  # after which a process that lives and has made no claim is given up
 
 # $1 the job's directory, $2 the interpreter or "". TERM is for the script; this shell stays to note how it ended.
 WRAPPER = r"""
@@ -255,7 +255,9 @@ class Supervisor:
         if job["id"] not in self.children:  # a supervisor was killed between noting the start and starting
             self._start(job)
             return False
-        return time.monotonic() > self.children[job["id"]][1] + STARTED_S
+        child, since = self.children[job["id"]]
+        died = child.poll() is not None and not (directory(self.box, job["id"]) / "claim").exists()
+        return died or time.monotonic() > since + STARTED_S
 
     def _signal(self, job: Doc, number: int, leftovers: bool = False) -> None:
         """To every process of the job. `leftovers`: also when its shell has ended and we still hold its pid."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -395,6 +396,17 @@ def test_a_job_that_is_started_twice_runs_once(sandbox: Any, client: Client) -> 
         other.children[job_id][0].wait()
     assert wait(client, job_id)["state"] == "COMPLETED"
     assert (sandbox.dir / "nersc" / "home" / "log").read_text() == "once\n"
+
+
+def test_a_job_that_is_slow_to_start_is_waited_for_and_one_that_died_before_it_began_is_not(sandbox: Any) -> None:
+    """The machine may stand still for seconds; a process that lives will make its claim."""
+    watch = jobs.Supervisor(sandbox.box)
+    with subprocess.Popen(["sleep", "60"]) as slow:
+        watch.children["1"] = (slow, time.monotonic() - 10)
+        assert not watch._gone({"id": "1"})
+        slow.kill()
+        slow.wait()
+        assert watch._gone({"id": "1"})
 
 
 def test_a_job_whose_processes_vanished_is_a_node_failure(sandbox: Any, client: Client) -> None:
