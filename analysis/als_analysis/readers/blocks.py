@@ -37,7 +37,7 @@ class Blocks:
         return int(self._chunks.size[frames.start : frames.stop : frames.step].sum())
 
     def index(
-        self, fetched: Fetched, used: NDArray[np.uint64], together: int, places: NDArray[np.int64], workers: Workers
+        self, fetched: Fetched, used: NDArray[np.uint64], together: int, places: NDArray[np.uint32], workers: Workers
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The sums of fetched frames over the used pixels, and how many of these are at the top of their type's range.
 
@@ -59,7 +59,7 @@ class Blocks:
         return sums, full
 
     def read(
-        self, frames: range, places: NDArray[np.int64], group: int, buffer: NDArray[np.uint8]
+        self, frames: range, places: NDArray[np.uint32], group: int, buffer: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """Read one group of blocks of all frames; gives starts: frame i's are buffer[starts[i] : starts[i + 1]].
 
@@ -67,8 +67,8 @@ class Blocks:
         """
         from als_analysis.readers.unshuffle import read_at
 
-        where = self._chunks.offset[frames.start : frames.stop : frames.step] + places[:, group]
-        starts = np.concatenate([[0], np.cumsum(places[:, group + 1] - places[:, group])])
+        where = self._chunks.offset[frames.start : frames.stop : frames.step] + places[:, group].astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(places[:, group + 1] - places[:, group], dtype=np.int64)])
         there = read_at(_pread_address(), self._descriptor, where, starts, buffer)
         if there < len(frames):
             raise RawFileError(f"{self._chunks.path}: frame {frames[int(there)]}: cut off while it was read")

@@ -141,7 +141,7 @@ def sum_blocks(
     """Of frames begin … end, whose chunks are data[starts[t] : starts[t + 1]] (u8), without turning bits into numbers:
 
     `sums` (n,) i64 over the pixels whose bit is set in `used` (pixels / 64,) u64, -1 where the chunk is not as it
-    should be; `full` (n,) i64 how many of these have all bits set; `places` (n, groups + 1) i64 where in it every
+    should be; `full` (n,) i64 how many of these have all bits set; `places` (n, groups + 1) u32 where in it every
     `together`-th block begins, and its end. `block` is the pixels of a block, `item` the bytes of one.
     """
     planes = 8 * item

@@ -61,7 +61,7 @@ class EncodedRun:
         self.pieces = -(-blocks.count // self.together)
         self.at_once = max(1, min(len(self.frames), _PIECE_BYTES * self.pieces // per_frame))
         self.fetched = max(1, _FETCHED_BYTES // per_frame)
-        self.places = np.zeros((len(self.frames), self.pieces + 1), dtype=np.int64)
+        self.places = np.zeros((len(self.frames), self.pieces + 1), dtype=np.uint32)
         firsts = np.arange(blocks.count + 1) * blocks.pixels
         tiles = [int(t) for t in np.searchsorted(pixels.starts, firsts)]
         self.by = ByPixels(pixels, self.correlator.lags, tiles, cuts)
@@ -147,7 +147,7 @@ class EncodedRun:
     def largest_piece(self) -> int:
         """Bytes of the largest piece that is read at once in the second pass."""
         widths = np.diff(self.places, axis=1)
-        return max(int(widths[i : i + self.at_once].sum(axis=0).max()) for i in range(0, len(widths), self.at_once))
+        return max(int(widths[i : i + self.at_once].sum(axis=0, dtype=np.int64).max()) for i in range(0, len(widths), self.at_once))
 
     def _snapshot(self) -> Arrays:
         arrays = {f"observer_{k}": v for k, v in self.observer.snapshot().items()}
