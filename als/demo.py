@@ -176,6 +176,7 @@ def play(
             if not once:
                 say("Everything goes on running: write files, look at the pages; Ctrl-C ends it.")
                 stay()
+            ending_in_peace()
     except KeyboardInterrupt:
         click.echo("ended before every scan was done; the next `als demo` goes on with them", err=True)
         raise SystemExit(130) from None
@@ -186,13 +187,25 @@ def play(
 
 def ending_like_ctrl_c() -> None:
     """SIGTERM ends the demo as Ctrl-C does, everything that it started included; both also when a shell started it
-    in the background, where SIGINT is ignored."""
+    in the background, where SIGINT is ignored. A second Ctrl-C does not break off the ending."""
 
     def interrupt(number: int, frame: object) -> None:
+        os.write(sys.stderr.fileno(), b"\nending what was started: some seconds\n")
+        ending_in_peace()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
+
+
+def ending_in_peace() -> None:
+    """From here on nothing keeps us from ending what was started: what would be left goes on for days."""
+
+    def patience(number: int, frame: object) -> None:
+        os.write(sys.stderr.fileno(), b"still ending what was started: some seconds more\n")
+
+    signal.signal(signal.SIGINT, patience)
+    signal.signal(signal.SIGTERM, patience)
 
 
 def stay() -> None:

@@ -112,7 +112,11 @@ def down(directory: Path) -> bool:
     """End a sandbox and every transfer and job of it; True when nothing of it is left."""
     (directory / KEPT).unlink(missing_ok=True)
     command = [sys.executable, "-m", "sandbox", "down", "--dir", str(directory)]
-    return subprocess.run(command, cwd=platform.PROJECT, capture_output=True, check=False).returncode == 0
+    done = subprocess.run(
+        command, cwd=platform.PROJECT, capture_output=True, check=False, stdin=subprocess.DEVNULL,
+        start_new_session=True,  # a second Ctrl-C is not for it
+    )  # fmt: skip
+    return done.returncode == 0
 
 
 def alive(directory: Path) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -171,3 +174,33 @@ def test_the_help_of_every_command_has_an_example() -> None:
 def test_a_fault_of_a_service_that_is_not_there_is_refused(als: Any) -> None:
     ended = als("sandbox", "fault", "add", "sfap", "status")
     assert ended.exit_code == 2 and "'sfap' is not one of 'auth'" in ended.output
+
+
+IMPATIENT = """
+import time
+from als.demo import ending_like_ctrl_c
+
+ending_like_ctrl_c()
+try:
+    print("at work", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("ending", flush=True)
+    time.sleep(0.5)
+    print("ended", flush=True)
+"""
+
+
+def test_a_second_ctrl_c_does_not_break_off_the_ending_of_a_demo() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None and demo.stderr is not None
+        assert demo.stdout.readline() == "at work\n"
+        demo.send_signal(signal.SIGINT)
+        assert demo.stdout.readline() == "ending\n"
+        demo.send_signal(signal.SIGINT)
+        demo.send_signal(signal.SIGTERM)
+        assert demo.stdout.readline() == "ended\n"
+        assert "some seconds more" in demo.stderr.read()
+    assert demo.returncode == 0
