@@ -19,6 +19,7 @@ from tests.conftest import PATIENCE_S
 from tests.ensure.forked import Forked
 from tests.ensure.supervised import Supervised
 
+pytestmark = pytest.mark.timeout(600)  # up to a hundred deaths each, of half a second, and more on a busy machine
 STEPS = ["raw_at_cfs", "xpcs_result", "archived_at_hpss", "catalog_entry"]
 # `make test` has these; to the facilities an archive is a job, as an analysis is
 SHORT = ("raw_at_cfs", "xpcs_result")
