@@ -39,7 +39,7 @@ HOSTILE = [
 def run(script: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
     path = folder / "script"
     path.write_text(script)
-    return subprocess.run(["/bin/bash", str(path)], cwd=folder, capture_output=True, timeout=20, check=False)
+    return subprocess.run(["/bin/bash", str(path)], cwd=folder, capture_output=True, timeout=60, check=False)
 
 
 def program(folder: Path, name: str = "als-job") -> str:

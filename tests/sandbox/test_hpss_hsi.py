@@ -31,7 +31,7 @@ def hsi(box: Box, tmp_path: Path) -> Run:
     def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [f"{box.dir}/nersc/bin/hsi", *words], cwd=tmp_path / "disk", input=stdin, capture_output=True, text=True,
-            timeout=30, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            timeout=60, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
         )  # fmt: skip
 
     return run
@@ -193,7 +193,7 @@ def test_jobs_and_commands_of_the_sandbox_find_the_tools(sandbox: Any) -> None:
     environment = jobs.Supervisor(sandbox.box)._environment(job)
     done = subprocess.run(
         ["/bin/bash", "-c", "echo 12345678 > a; hsi -q 'put a : b' && htar -cf /home/a/als/t.tar a; echo $?"],
-        env=environment, cwd=environment["HOME"], capture_output=True, text=True, timeout=30,
+        env=environment, cwd=environment["HOME"], capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.stdout == "70\n" and "exceeds" in done.stderr
     sandbox.reset()

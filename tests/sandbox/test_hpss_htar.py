@@ -38,7 +38,7 @@ def run(box: Box, tmp_path: Path) -> Run:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
         )
 
     return run
