@@ -147,7 +147,10 @@ class EncodedRun:
     def largest_piece(self) -> int:
         """Bytes of the largest piece that is read at once in the second pass."""
         widths = np.diff(self.places, axis=1)
-        return max(int(widths[i : i + self.at_once].sum(axis=0, dtype=np.int64).max()) for i in range(0, len(widths), self.at_once))
+        return max(
+            int(widths[i : i + self.at_once].sum(axis=0, dtype=np.int64).max())
+            for i in range(0, len(widths), self.at_once)
+        )
 
     def _snapshot(self) -> Arrays:
         arrays = {f"observer_{k}": v for k, v in self.observer.snapshot().items()}

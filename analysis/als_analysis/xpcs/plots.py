@@ -168,7 +168,7 @@ def plot_i_of_q(result: Result, path: Path, segments: bool = False) -> Path:
     from matplotlib import colormaps
 
     qmap = result.qmap
-    numbers = np.unique(qmap.static_roi_map.ravel()[qmap.used()])
+    numbers = qmap.numbers()[1]
     q = np.array([qmap.static.q_of(int(n)) for n in numbers])
     known = np.isfinite(q).any()
     q = q if known else numbers.astype(float)

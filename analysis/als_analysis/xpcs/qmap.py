@@ -72,6 +72,13 @@ class QMap:
             keep &= self.blemish > 0
         return np.flatnonzero(keep)
 
+    def numbers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The dynamic and the static bins that have used pixels, as the maps number them (from 1), ascending."""
+        used = self.used()
+        maps = (self.dynamic_roi_map, self.static_roi_map)
+        dynamic, static = (np.flatnonzero(np.bincount(m.ravel()[used])) for m in maps)
+        return dynamic, static
+
     def checked(self, where: str) -> QMap:
         """This q-map, or `QMapError` that names `where` and the rule it breaks."""
         if self.dynamic_roi_map.shape != self.static_roi_map.shape or self.mask.shape != self.dynamic_roi_map.shape:
@@ -177,7 +184,7 @@ def _bins(rest: dict[str, Any], kind: str, roi_map: NDArray[np.uint32]) -> Bins:
 
 def write_qmap_group(group: Any, qmap: QMap) -> None:
     """Write a q-map into an (empty) HDF5 group, with the attribute `hash` that pyXpcsViewer wants."""
-    used_dynamic, used_static = (np.unique(m.ravel()[qmap.used()]) for m in (qmap.dynamic_roi_map, qmap.static_roi_map))
+    used_dynamic, used_static = qmap.numbers()
     group.attrs["hash"] = qmap.hash
     if qmap.name:
         group.attrs["name"] = qmap.name
@@ -192,7 +199,7 @@ def write_qmap_group(group: Any, qmap: QMap) -> None:
         group.create_dataset(f"{kind}_v_list_dim0", data=bins.v_list_dim0)
         group.create_dataset(f"{kind}_v_list_dim1", data=bins.v_list_dim1)
         group.create_dataset(f"{kind}_num_pts", data=np.array(bins.num_pts, dtype=np.int64))
-        group.create_dataset(f"{kind}_index_mapping", data=used.astype(np.int64) - 1)
+        group.create_dataset(f"{kind}_index_mapping", data=used - 1)
     group.create_dataset("map_names", data=np.array([n.encode() for n in qmap.map_names]))
     group.create_dataset("map_units", data=np.array([u.encode() for u in qmap.map_units]))
     # a viewer that looks for the geometry finds NaN where nobody knows it

@@ -77,7 +77,7 @@ class Result:
     @property
     def dynamic_numbers(self) -> NDArray[np.int64]:
         """Numbers (from 1) of the dynamic bins that have pixels, in the order of g2's columns."""
-        return np.unique(self.qmap.dynamic_roi_map.ravel()[self.qmap.used()]).astype(np.int64)
+        return self.qmap.numbers()[0]
 
     @property
     def q(self) -> F64:
@@ -172,7 +172,7 @@ def _write_entry(file: Any, result: Result) -> None:
 
 def _write_scattering(file: Any, scattering: Scattering) -> None:
     means = file.create_group("/xpcs/temporal_mean")
-    means.create_dataset("scattering_2d", data=scattering.mean_2d[None].astype(np.float32), compression="lzf")
+    means.create_dataset("scattering_2d", data=scattering.mean_2d[None].astype(np.float32))  # noise: nothing compresses
     means.create_dataset("scattering_1d", data=scattering.mean_1d[None].astype(np.float32))
     means.create_dataset("scattering_1d_segments", data=scattering.segments_1d.astype(np.float32))
     frames = np.arange(len(scattering.intensity_vs_time))

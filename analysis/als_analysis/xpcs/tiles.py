@@ -62,7 +62,9 @@ def arrange(
 
     `dense`: without empty lanes at any rate, for those who do not read pixels out of frames.
     """
-    windows = np.unique(used // LANES) * LANES
+    window = used // LANES
+    tile = np.cumsum(np.diff(window, prepend=window[:1]) != 0)
+    windows = window[np.flatnonzero(np.diff(tile, prepend=-1))] * LANES
     gathered: NDArray[np.int64] | None = None
     if dense or len(windows) * LANES > _MOST_WASTE * len(used) + LANES:
         tiles = -(-len(used) // LANES)
@@ -72,7 +74,6 @@ def arrange(
         windows = np.zeros(tiles, dtype=np.int64)
         lanes = np.arange(len(used))
     else:
-        tile = np.searchsorted(windows, used, side="right") - 1
         lanes = tile * LANES + used - windows[tile]
     of_lane = np.full((2, len(windows) * LANES), -1, dtype=np.int64)
     of_lane[0, lanes], of_lane[1, lanes] = static, dynamic
