@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -13,7 +12,6 @@ from resources.ledger import scans as scan_table
 from resources.ledger.notices import Notice
 from resources.ledger.views import scan_document, stamp
 
-WIDE = 250  # columns where there is no terminal to ask
 MARKS = ("unassigned", "restricted", "held")  # not states, but asked for like one
 SHOWN = 20  # refused names, and notices that wait
 COLORS = {"done": "green", "failed": "red", "question": "magenta", "waiting": "yellow", "in_flight": "cyan"}
@@ -92,23 +90,29 @@ def show_waiting(refused: list[dict[str, str]], waiting: list[dict[str, Any]]) -
 
 
 def show(found: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text  # a plain string would be read as markup: "[connection]" in a reason is none
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("beamline", "scan", "state", "proposal", "size", "noticed", "why"):
-        table.add_column(heading, overflow="fold", no_wrap=heading != "why")
-    for d in found:
-        size = sum(f["bytes"] for f in d["files"])
-        state = Text(d["state"], COLORS.get(d["state"], "white"))
-        whose = Text(d["proposal"]) if d["proposal"] else Text("unassigned", "yellow")
-        why = Text(platform.one_line(d["why"] or ""))
-        table.add_row(d["beamline"], Text(d["key"]), state, whose, human(size), d["noticed_at"] or "", why)
-    console = Console(width=None if sys.stdout.isatty() else WIDE)
-    console.print(table)
+    """A line per scan, below the name of its beamline, and its reason on the next: whole at any width, since a key is
+    there to be copied and a reason to be read."""
+    wide = max([len("scan"), *(len(d["key"]) for d in found)])
+    whose = max([len("proposal"), *(len(d["proposal"] or "unassigned") for d in found)])
+    for beamline in dict.fromkeys(d["beamline"] for d in found):
+        click.secho(beamline, bold=True)
+        click.secho(f"{'scan':{wide}}  {'state':9}  {'proposal':{whose}}  {'size':>8}  noticed, UTC", dim=True)
+        for d in found:
+            if d["beamline"] == beamline:
+                line(d, wide, whose)
     counts = {state: sum(d["state"] == state for d in found) for state in sorted({d["state"] for d in found})}
-    console.print(f"{len(found)} scans" + "".join(f", {n} {state}" for state, n in counts.items()))
+    click.echo(f"{len(found)} scans" + "".join(f", {n} {state}" for state, n in counts.items()))
+
+
+def line(d: dict[str, Any], wide: int, whose: int) -> None:
+    size = human(sum(f["bytes"] for f in d["files"]))
+    noticed = (d["noticed_at"] or "")[:16].replace("T", " ")
+    click.echo(f"{d['key']:{wide}}  ", nl=False)
+    click.secho(f"{d['state']:9}", fg=COLORS.get(d["state"]), nl=False)
+    click.secho(f"  {d['proposal'] or 'unassigned':{whose}}", fg=None if d["proposal"] else "yellow", nl=False)
+    click.echo(f"  {size:>8}  {noticed}")
+    if d["why"]:
+        click.echo(f"    {platform.one_line(d['why'])}")
 
 
 def human(size: float) -> str:

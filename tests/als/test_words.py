@@ -115,6 +115,18 @@ def test_what_others_wrote_is_shown_on_one_line_as_it_is(capsys: pytest.CaptureF
     assert platform.one_line("a\r\n  b\u202ec") == "a b\\u202ec"
 
 
+def test_keys_and_reasons_are_whole_however_narrow_the_terminal_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    key, why = "2026/11/20/" + "long" * 20 + ".h5", "xpcs_result: " + "because " * 20 + "end"
+    document = {"beamline": "bl1", "key": key, "state": "failed", "proposal": None, "files": [{"bytes": 7_700_000}]}
+    scans.show([{**document, "why": why, "noticed_at": "2026-11-20T17:13:38Z"}])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "bl1" and lines[1].startswith("scan ")
+    assert lines[2:] == [f"{key}  failed     unassigned    7.7 MB  2026-11-20 17:13", f"    {why}", "1 scans, 1 failed"]
+
+
 def test_a_reason_of_a_person_cannot_write_to_the_terminal_of_another(
     disk: Disk,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
