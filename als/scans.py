@@ -13,6 +13,7 @@ from resources.ledger.notices import Notice
 from resources.ledger.views import scan_document, stamp
 
 MARKS = ("unassigned", "restricted", "held")  # not states, but asked for like one
+NEWEST, NEWEST_OF_A_STATE = 50, 1000  # who asks for what has failed means also what failed last week
 SHOWN = 20  # refused names, and notices that wait
 COLORS = {"done": "green", "failed": "red", "question": "magenta", "waiting": "yellow", "in_flight": "cyan"}
 
@@ -26,11 +27,11 @@ COLORS = {"done": "green", "failed": "red", "question": "magenta", "waiting": "y
     type=click.Choice([*sorted(COLORS), *MARKS]),
 )
 @click.option(
-    "-n", "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="the newest so many"
+    "-n", "--limit", type=click.IntRange(1, 1_000_000), help="look at the newest so many [50; 1000 with --state]"
 )
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 @platform.plain_errors
-def scans(beamline: str | None, state: str | None, limit: int, as_json: bool) -> None:
+def scans(beamline: str | None, state: str | None, limit: int | None, as_json: bool) -> None:
     """List scans: what is done, in flight, waiting, failed, and why.
 
     \b
@@ -42,12 +43,16 @@ def scans(beamline: str | None, state: str | None, limit: int, as_json: bool) ->
     now = ledger.now()
     refused: list[dict[str, str]] = []
     waiting: list[dict[str, Any]] = []
+    limit = limit or (NEWEST if state is None else NEWEST_OF_A_STATE)
+    older = False
     with ledger.read() as tx:
         pauses = [p for p in leases.all_pauses(tx) if p.until > now]
         for spec in platform.specs().values():
             if beamline not in (None, spec.id):
                 continue
-            for scan in scan_table.latest(tx, spec.id, limit, unassigned=state == "unassigned"):
+            newest = scan_table.latest(tx, spec.id, limit, unassigned=state == "unassigned")
+            older |= len(newest) == limit
+            for scan in newest:
                 document = scan_document(tx, spec, scan, platform.durable(spec, at), now)
                 if state in (None, document["state"]) or document.get(state) or state == "unassigned":
                     found.append(document)
@@ -63,6 +68,8 @@ def scans(beamline: str | None, state: str | None, limit: int, as_json: bool) ->
         platform.print_json({**document, "refused": refused, "notices": waiting})
         return
     show(found)
+    if older:
+        click.echo(f"Only the newest {limit} were looked at; -n {10 * limit} looks further.", err=True)
     show_waiting(refused, waiting)
     for pause in pauses:
         click.secho(f"{pause.service} rests until {pause.until:%H:%M:%S} UTC: {pause.reason}", fg="yellow")

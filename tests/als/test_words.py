@@ -216,3 +216,29 @@ def test_a_second_ctrl_c_does_not_break_off_the_ending_of_a_demo() -> None:
         assert demo.stdout.readline() == "ended\n"
         assert "some seconds more" in demo.stderr.read()
     assert demo.returncode == 0
+
+
+def test_a_scan_that_failed_is_found_behind_many_newer_ones(
+    als: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where it was not looked far enough, that is said."""
+    asked: list[int] = []
+
+    def latest(tx: Any, beamline: str, limit: int, unassigned: bool = False) -> list[Any]:
+        asked.append(limit)
+        return [None] * min(limit, 60)
+
+    document: dict[str, Any] = {
+        "beamline": "bl7011",
+        "key": "a.h5",
+        "state": "done",
+        "why": None,
+        "proposal": None,
+        "files": [],
+    }
+    monkeypatch.setattr(scan_table, "latest", latest)
+    monkeypatch.setattr(scans, "scan_document", lambda *_: {**document, "noticed_at": None})
+    assert "Only the newest 50 were looked at; -n 500 looks further." in als("scans").output
+    assert "Only the newest" not in als("scans", "--state", "failed").output
+    assert "Only the newest 7 " in als("scans", "--state", "failed", "-n", "7").output
+    assert asked == [50, 1000, 7]
