@@ -8,6 +8,7 @@ import numpy as np
 
 from als_analysis.xpcs.compiled import compiled
 from als_analysis.xpcs.kernels import SUMMED_LEVEL, add_row, copy_row
+from als_analysis.xpcs.kernels_bins_vectors import LAGS, add_runs, turn_block
 from als_analysis.xpcs.vectors import LANES, REACH
 
 
@@ -70,12 +71,6 @@ def _future_sums(seen: Any, first: Any, totals: Any, future: Any) -> None:
 
 
 @compiled
-def _round(source: Any, target: Any) -> None:
-    for p in range(LANES):
-        target[p] = np.float32(source[p])
-
-
-@compiled
 def _rest(whole: Any, part: Any, share: float, out: Any) -> None:
     for p in range(LANES):
         out[p] = (whole[p] - part[p]) * share
@@ -92,81 +87,34 @@ def _pairs(seen: Any, row: int) -> Any:
 
 
 @compiled
-def _means(now: Any, share: float, alive: Any, out: Any) -> None:
-    for p in range(LANES):
-        out[p] = now[p] * share if alive[p] > 0.0 else 0.0
+def _add_bins(sums: Any, deviations: Any, lanes: Any, share: Any, per_static: Any, per_dynamic: Any) -> None:
+    """Add what `add_runs` found to the sums over bins, at all lags that have pairs; `lanes` (bins,) are those alive."""
+    for row in range(per_static.shape[1]):
+        if share[row] == 0.0:
+            continue
+        block, lag = row // LAGS, row % LAGS
+        for number in range(len(lanes)):
+            for i in range(3):
+                per_static[number, row, i] += sums[block, number, i, lag]
+            per_static[number, row, 3] += lanes[number]
+        for number in range(len(per_dynamic)):
+            for i in range(3):
+                per_dynamic[number, row, i] += deviations[block, number, i, lag]
 
 
 @compiled
-def _mean_rest(now: Any, before: Any, share: float, alive: Any, out: Any) -> None:
-    for p in range(LANES):
-        out[p] = (now[p] - before[p]) * share if alive[p] > 0.0 else 0.0
-
-
-@compiled
-def _deviations(product: Any, one: Any, other: Any, least: Any, known: Any, away: Any) -> None:
-    """Per lane g2 - 1, in `away`, and 1 in `known` where there is one.
-
-    Where IP or IF is below `least` there is none: what a pixel's total leaves without its only photons is rounding.
-    The difference is taken in f64, where digits cancel; its ratio needs no more than f32.
-    """
-    for p in range(LANES):
-        square = one[p] * other[p]
-        good = min(abs(one[p]), abs(other[p])) > least[p]
-        ratio = np.float32(product[p] - square) / np.float32(square if good else 1.0)
-        away[p] = np.float64(ratio) if good else 0.0
-        known[p] = 1.0 if good else 0.0
-
-
-@compiled
-def _add_bins(mean: Any, taken: Any, runs: Any, count: int, per_static: Any, per_dynamic: Any) -> None:
-    """Sum lanes over `count` runs: G2, IP, IF per static bin; the lanes with a g2 and their g2 - 1, (g2 - 1)^2.
-
-    Run by run through all lags that are `taken` (lags,): short runs of changing lengths cost more than their sums.
-    """
-    for r in range(count):
-        start, stop, small, large = runs[r, 0], runs[r, 1], runs[r, 2], runs[r, 3]
-        for row in range(len(taken)):
-            if taken[row] == 0:
-                continue
-            a = b = c = m = u = v = 0.0
-            for p in range(start, stop):
-                away = mean[4, row, p]
-                a += mean[0, row, p]
-                b += mean[1, row, p]
-                c += mean[2, row, p]
-                m += mean[3, row, p]
-                u += away
-                v += away * away
-            per_static[small, row, 0] += a
-            per_static[small, row, 1] += b
-            per_static[small, row, 2] += c
-            per_static[small, row, 3] += runs[r, 4]
-            per_dynamic[large, row, 0] += m
-            per_dynamic[large, row, 1] += u
-            per_dynamic[large, row, 2] += v
-
-
-@compiled
-def _runs_of(static: Any, dynamic: Any, alive: Any, runs: Any) -> Any:
-    """Neighbouring lanes of one static bin as rows (start, stop, static, dynamic, lanes alive); gives their number."""
+def _runs_of(static: Any, dynamic: Any, total: Any, runs: Any) -> Any:
+    """Neighbouring lanes of one static bin, with finite totals: rows (start, stop, static, dynamic); how many."""
     count = 0
-    start = 0
-    while start < LANES:
-        stop = start + 1
-        while stop < LANES and static[stop] == static[start]:
-            stop += 1
-        if static[start] >= 0:
-            live = 0
-            for p in range(start, stop):
-                live += 1 if alive[p] > 0.0 else 0
-            runs[count, 0] = start
-            runs[count, 1] = stop
-            runs[count, 2] = static[start]
-            runs[count, 3] = dynamic[start]
-            runs[count, 4] = live
+    before = -1
+    for p in range(LANES):
+        now = static[p] if np.isfinite(total[p]) else -1
+        if now != before and now >= 0:
+            runs[count, 0], runs[count, 2], runs[count, 3] = p, now, dynamic[p]
             count += 1
-        start = stop
+        if now >= 0:
+            runs[count - 1, 1] = p + 1
+        before = now
     return count
 
 
@@ -201,57 +149,48 @@ def reduce_tiles(
     """
     lags = sums.shape[1]
     levels = recent.shape[1]
+    statics, dynamics = len(per_static), len(per_dynamic)
+    blocks = lags // LAGS
     totals = np.empty((levels, LANES))
-    past = np.empty((lags, LANES))
-    future = np.empty((lags, LANES))
-    future0 = np.empty((lags, LANES))
-    # G2, IP, IF, whether there is a g2, g2 - 1 of each lag; rows that do not fall on each other in the cache
-    mean = np.empty((5, lags, LANES + 8))
-    taken = np.zeros(lags, dtype=np.int64)
-    alive = np.empty(LANES)
+    totals0 = np.empty((levels, LANES))
+    turned = np.empty((6, LANES, LAGS))
     least = np.empty(LANES)
-    runs = np.empty((LANES, 5), dtype=np.int64)
+    runs = np.empty((LANES, 4), dtype=np.int64)
+    lanes = np.zeros(statics)
+    # from here on index 0: all pairs, 1: without those of the earlier state
+    share = np.empty((2, lags))
+    some, some0 = np.empty(lags), np.empty(lags)
+    parts = 2 if differ else 1
+    of_static = np.zeros((parts, blocks, statics, 3, LAGS))
+    of_dynamic = np.zeros((parts, blocks, dynamics, 3, LAGS))
+    for row in range(lags):
+        now, before = _pairs(seen, row), _pairs(seen0, row)
+        some[row], some0[row] = min(now, 1), min(before, 1)
+        share[0, row] = 1.0 / now if now > 0 else 0.0
+        share[1, row] = 1.0 / (now - before) if now > before else 0.0
     for tile in range(begin, end):
         if differ:
-            level_totals(seen0, newest0[tile], total0[tile], totals)
-            _future_sums(seen0, first[tile], totals, future0)
+            level_totals(seen0, newest0[tile], total0[tile], totals0)
         level_totals(seen, recent[tile, :, REACH - 1], total[tile], totals)
-        _past_sums(seen, recent[tile], totals, past)
-        _future_sums(seen, first[tile], totals, future)
         for p in range(LANES):
-            live = static[tile, p] >= 0 and np.isfinite(totals[0, p])
-            alive[p] = 1.0 if live else 0.0
-            least[p] = 3e-6 * abs(totals[0, p]) / max(seen[0], 1) if live else np.inf
-        count = _runs_of(static[tile], dynamic[tile], alive, runs)
-        for row in range(lags):
-            pairs = _pairs(seen, row)
-            taken[row] = 1 if pairs > 0 else 0
-            if pairs > 0:
-                share = 1.0 / pairs
-                _means(sums[tile, row], share, alive, mean[0, row])
-                _means(past[row], share, alive, mean[1, row])
-                _means(future[row], share, alive, mean[2, row])
-                _deviations(mean[0, row], mean[1, row], mean[2, row], least, mean[3, row], mean[4, row])
-        _add_bins(mean, taken, runs, count, per_static, per_dynamic)
-        if differ:
-            for row in range(lags):
-                pairs = _pairs(seen, row) - _pairs(seen0, row)
-                taken[row] = 1 if pairs > 0 else 0
-                if pairs > 0:
-                    share = 1.0 / pairs
-                    _mean_rest(sums[tile, row], sums0[tile, row], share, alive, mean[0, row])
-                    _mean_rest(past[row], past0[tile, row], share, alive, mean[1, row])
-                    _mean_rest(future[row], future0[row], share, alive, mean[2, row])
-                    _deviations(mean[0, row], mean[1, row], mean[2, row], least, mean[3, row], mean[4, row])
-            _add_bins(mean, taken, runs, count, part_static, part_dynamic)
+            least[p] = 3e-6 * abs(totals[0, p]) / max(seen[0], 1)
+        count = _runs_of(static[tile], dynamic[tile], totals[0], runs)
+        for r in range(count):
+            lanes[runs[r, 2]] += runs[r, 1] - runs[r, 0]
+        at: Any = (sums, recent, first, totals, some, sums0, past0, totals0, some0, turned)
+        for block in range(blocks):
+            turn_block(tile, block, levels, differ, note, *at)
+            for part in range(parts):
+                to = (turned, runs, least, share[part], of_static[part], of_dynamic[part])
+                add_runs(3 * part, block, count, statics, dynamics, *to)
         if note:
-            for row in range(lags):
-                _round(sums[tile, row], sums0[tile, row])
-                _round(past[row], past0[tile, row])
             for level in range(levels):
                 copy_row(recent[tile, level, REACH - 1], newest0[tile, level])
             for p in range(LANES):
                 total0[tile, p] = total[tile, p]
+    _add_bins(of_static[0], of_dynamic[0], lanes, share[0], per_static, per_dynamic)
+    if differ:
+        _add_bins(of_static[1], of_dynamic[1], lanes, share[1], part_static, part_dynamic)
 
 
 @compiled
