@@ -148,6 +148,21 @@ def test_a_run_that_shows_a_failure_turns_exactly_that_partition_red_and_tries_n
     assert dagster.red("xpcs_result") == {keys[0]}
     assert rig.step(keys[0], "xpcs_result").reported_at and not rig.step(keys[1], "xpcs_result").reported_at
     assert len(rig.tasks(keys[0], "xpcs_result")) == 1
+    check = dg.AssetCheckKey(dg.AssetKey(["bl7011", "xpcs_result"]), "baseline")
+    assert dagster.instance.event_log_storage.get_asset_check_partition_info([check]) == []  # nor does any check
+
+
+def test_the_verdicts_on_a_result_count_as_those_of_its_latest_materialization(rig: Any, dagster: Dagster) -> None:
+    keys = rig.copied(2)
+    rig.pace(grace_s=20)
+    dagster = Dagster(rig, dagster.instance)
+    dagster.partitions(keys)
+    summary = '{"qc": {"baseline": {"value": 0.1, "threshold": {"warn": 0.2, "fail": 0.3}, "verdict": "pass"}}}'
+    rig.stand_in(f"""mkdir -p "$(dirname "$summary")" "$plots"; echo '{summary}' > "$summary"; exit 0""")
+    dagster.due("xpcs_result", keys)
+    check = dg.AssetCheckKey(dg.AssetKey(["bl7011", "xpcs_result"]), "baseline")
+    infos = dagster.instance.event_log_storage.get_asset_check_partition_info([check])
+    assert {info.partition_key for info in infos} == set(keys) and all(info.is_current for info in infos)
 
 
 def test_one_run_over_three_assets_makes_all_three_and_keeps_their_numbers(rig: Any, dagster: Dagster) -> None:
