@@ -59,11 +59,16 @@ def look_now(ledger: Any, at: Any) -> str:
     from sensors.alerts import look, tell
 
     home = Path(os.environ.get("DAGSTER_HOME") or state_dir())
-    instance = dg.DagsterInstance.from_config(str(home)) if (home / "dagster.yaml").exists() else None
+    instance: Any = None
+    try:
+        if (home / "dagster.yaml").exists():
+            instance = dg.DagsterInstance.from_config(str(home))
+    except Exception as error:  # noqa: BLE001 - whatever its storage raises: it is what staff must hear of
+        instance = error
     try:
         look(ledger, list(platform.specs().values()), at, instance, credentials_too=True)
     finally:
-        if instance is not None:
+        if isinstance(instance, dg.DagsterInstance):
             instance.dispose()
     return tell(ledger, at, f"als alerts {os.getpid()}")
 

@@ -36,7 +36,7 @@ PAGES = "ALS_PAGES"
 
 def look(ledger: Ledger, specs: Sequence[Spec], facilities: Facilities, instance: Any, credentials_too: bool) -> int:
     """Bring the open alerts up to what is the matter now; returns how many are new. What cannot be looked at is left
-    as it was."""
+    as it was. `instance` is Dagster's, None where there is none, or the error with which it cannot be opened."""
     settings, now = facilities.file.alerts, ledger.now()
     with ledger.read() as tx:
         found = concerns.concerns(tx, specs, now, timedelta(seconds=settings.resting_s))
@@ -45,7 +45,9 @@ def look(ledger: Ledger, specs: Sequence[Spec], facilities: Facilities, instance
         "disk": lambda: _disks(settings),
         "backup": lambda: _backups(ledger, settings.backup_days, now),
     }
-    if instance is not None:
+    if isinstance(instance, Exception):
+        looks["daemon"] = lambda: _unreachable(instance)
+    elif instance is not None:
         looks["sensor"] = lambda: _sensors(instance, settings.failing_ticks)
         looks["daemon"] = lambda: _daemon(instance)
     if credentials_too:
@@ -192,6 +194,15 @@ def _daemon(instance: Any) -> Iterator[Trouble]:
         yield Trouble(
             "daemon/dagster", f"no sign of life for {ago / 60:.0f} minutes. What to do: start it; see its log."
         )
+
+
+def _unreachable(error: Exception) -> Iterator[Trouble]:
+    reason = " ".join(str(error).split())[:300]
+    yield Trouble(
+        "daemon/dagster",
+        f"Dagster's storage cannot be opened: {type(error).__name__}: {reason}. What to do: start its database, then "
+        "the daemon; until then nothing is noticed and nothing goes on, and nothing is lost.",
+    )
 
 
 def _ends(ledger: Ledger, facilities: Facilities, now: datetime) -> Iterator[Trouble]:

@@ -78,6 +78,21 @@ def test_a_timer_s_look_tells_of_a_daemon_that_is_dead(
     assert "no sign of life for 60 minutes" in hook.documents[0]["text"]
 
 
+def test_a_timer_s_look_tells_of_a_storage_that_is_down(
+    installation: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "postgresql://als:secret@127.0.0.1:9/dagster"  # nothing listens there
+    (tmp_path / "dagster.yaml").write_text(
+        f"telemetry: {{enabled: false}}\nstorage: {{postgres: {{postgres_url: {url}}}}}\n"
+    )
+    with up(Hook()) as hook:
+        monkeypatch.setenv("ALS_ALERTS_WEBHOOK", hook.url)
+        looked = als("alerts", "--look")
+    assert looked.exit_code == 1 and "told: 1 new, 0 over" in looked.output
+    told = hook.documents[0]["text"]
+    assert "Dagster's storage cannot be opened" in told and "start its database" in told and "secret" not in told
+
+
 def test_a_backup_is_made_and_taken_back(installation: Ledger, tmp_path: Path) -> None:
     made = als("ledger", "backup", "--json")
     assert made.exit_code == 0, made.output
