@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from als_analysis import memory
 from als_analysis.failure import Preempted, RawFileError
-from als_analysis.readers import load_layout, open_frames
+from als_analysis.readers import blocks, load_layout, open_frames
 from als_analysis.xpcs import corr, encoded
 from als_analysis.xpcs.corr import correlate
 from als_analysis.xpcs.options import Options
@@ -167,6 +168,24 @@ def test_a_damaged_chunk_is_named_as_in_the_other_order(tmp_path: Path, monkeypa
     with pytest.raises(RawFileError, match="frame 33: corrupted"):
         result(path)
     assert taken == [3]
+
+
+def test_where_pieces_come_slowly_frames_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on file systems that keep nothing in the page cache of a compute node."""
+    path, taken, asked = write(tmp_path / "p.h5", 60), ran(monkeypatch), []
+    real = blocks.Blocks.read
+
+    def slowly(self: Any, *a: Any) -> Any:
+        asked.append(time.sleep(0.25))
+        return real(self, *a)
+
+    monkeypatch.setattr(blocks.Blocks, "read", slowly)
+    found = result(path, threads=1)
+    assert len(taken) == 1 and len(asked) == 1
+    assert "p.h5" in (said := capsys.readouterr().err) and "going over the frames instead" in said
+    assert same_bits(found, by_frames(path))
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from als_analysis.memory import INTERPRETER_BYTES, cached_bytes
 from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
 from als_analysis.workers import Workers, available_cores
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
-from als_analysis.xpcs.encoded import EncodedRun, Unsound
+from als_analysis.xpcs.encoded import EncodedRun, FramesFirst
 from als_analysis.xpcs.events import BLOCK_MULTIPLE, MOST_KEPT, EventCorrelator, event_blocks, is_sparse
 from als_analysis.xpcs.fits import Fit, fit_bins
 from als_analysis.xpcs.multitau import G2, Correlator
@@ -71,17 +72,16 @@ def correlate(
     pixels = pixels_of(qmap)
     with Workers(threads or available_cores()) as workers:
         run = _run_of(source, options, pixels, frames, workers)
-        found = None
-        for again in (False, True):
-            if out is not None and stop is not None and options.device != "cuda":
-                run.checkpoint = Checkpoint(out, identity_of(source, qmap, options) | run.identity)
-            try:
-                found = run.through(progress, stop)
-                break
-            except Unsound:
-                if again:
-                    raise
-                run = _run_of(source, options, pixels, frames, workers, by_pixels=False)
+        keep = out is not None and stop is not None and options.device != "cuda"
+        try:
+            run.checkpoint = _checkpoint(out, source, qmap, options, run) if keep else None
+            found = run.through(progress, stop)
+        except FramesFirst as reason:
+            if str(reason):
+                print(f"als-xpcs: {reason}", file=sys.stderr)
+            run = _run_of(source, options, pixels, frames, workers, by_pixels=False)
+            run.checkpoint = _checkpoint(out, source, qmap, options, run) if keep else None
+            found = run.through(progress, stop)
         observer, correlator = run.observer, run.correlator
         alive = run.alive()
         if not alive.any():
@@ -107,6 +107,12 @@ def correlate(
         parameters=asdict(options),
         observed=observer.observed(alive),
     )
+
+
+def _checkpoint(
+    out: Path | None, source: FrameSource, qmap: QMap, options: Options, run: _Run | EncodedRun
+) -> Checkpoint | None:
+    return None if out is None else Checkpoint(out, identity_of(source, qmap, options) | run.identity)
 
 
 def identity_of(source: FrameSource, qmap: QMap, options: Options) -> dict[str, Any]:

@@ -6,6 +6,7 @@ of pixels of all frames at a time. For files that the page cache can hold, of th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 _FETCHED_BYTES = 8 << 20  # of encoded frames that are read at once in the first pass
 _PIECE_BYTES = 8 << 20  # of blocks that are read at once in the second one, by each thread
 _FIRST_PASS = 0.25  # of the time
+_SLOWER, _PATIENCE_S = 5.0, 0.2  # a piece that takes this much longer than in the first pass, and so many seconds
 
 
-class Unsound(Exception):
-    """A chunk that is not what it should be: who decodes frame by frame can say what is wrong with it."""
+class FramesFirst(Exception):
+    """Pixels cannot come first: a chunk is not what it should be (who decodes frame by frame can say what is wrong with
+    it), or the file is not in the page cache after all; the message says so to the user."""
 
 
 class EncodedRun:
@@ -66,6 +69,7 @@ class EncodedRun:
         tiles = [int(t) for t in np.searchsorted(pixels.starts, firsts)]
         self.by = ByPixels(pixels, self.correlator.lags, tiles, cuts)
         self.done = 0  # blocks
+        self.fetch_seconds, self.fetch_bytes = 0.0, 0  # of the first pass
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -92,7 +96,7 @@ class EncodedRun:
     def through(
         self, progress: Callable[[int, int], None] | None, stop: Callable[[], bool] | None
     ) -> tuple[G2, list[G2]]:
-        """(g2, error) over all frames, and of each part. Raises `Unsound`, `RawFileError`, `Preempted`."""
+        """(g2, error) over all frames, and of each part. Raises `FramesFirst`, `RawFileError`, `Preempted`."""
         self._restore()
         total = self.observer.frames
 
@@ -121,14 +125,33 @@ class EncodedRun:
             used, places = self.pixels.used_bits, self.places[begin:end]
             sums, full = self.blocks.index(fetched, used, self.together, places, self.workers)
             if (sums < 0).any():
-                raise Unsound
+                raise FramesFirst
             observer.add_encoded(fetched, sums, full)
             if not went_on(_FIRST_PASS * end / total):
                 return False
         return True
 
     def _fetch(self, begin: int, end: int) -> Any:
-        return self.workers.ahead(self.source.fetch, self.options.raw_frames(begin, end))
+        def fetch() -> Any:
+            began = time.perf_counter()
+            fetched = self.source.fetch(self.options.raw_frames(begin, end))
+            self.fetch_seconds += time.perf_counter() - began
+            self.fetch_bytes += int(fetched.starts[-1])
+            return fetched
+
+        return self.workers.ahead(fetch)
+
+    def check_speed(self, size: int, seconds: float) -> None:
+        """Raise `FramesFirst` if a piece of the second pass came much slower than the first pass did.
+
+        Many file systems of compute nodes keep nothing in the page cache: each short piece is then a call to a server.
+        """
+        usual = self.fetch_seconds * size / max(self.fetch_bytes, 1)
+        if seconds > _PATIENCE_S and seconds > _SLOWER * usual:
+            raise FramesFirst(
+                f"{self.source.path}: {size >> 10} KiB of pixels took {seconds:.1f} s to read, in frames "
+                f"{usual:.1f} s: it is not in the page cache; going over the frames instead"
+            )
 
     def _add_blocks(self, went_on: Callable[[float], bool]) -> bool:
         """The second pass: block by block through all frames."""
@@ -211,7 +234,10 @@ class _Feed(Feed):
         if self.read != (piece, first):
             last = min(first + run.at_once, run.observer.frames)
             frames = run.options.raw_frames(first, last)
+            began = time.perf_counter()
             self.starts = run.blocks.read(frames, run.places[first:last], piece, self.buffer)
+            if self.read is None and run.fetch_bytes:
+                run.check_speed(int(self.starts[-1]), time.perf_counter() - began)
             self.read, self.at = (piece, first), self.starts[:-1].copy()
         return first
 

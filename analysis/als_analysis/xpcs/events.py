@@ -97,16 +97,20 @@ class EventCorrelator(Correlator):
         self._segment = np.searchsorted(observer.cuts, np.arange(frames), side="right")
         self._kept = Kept(frames, most, dtype)
         self._whole_state = whole_state
+        # one for each thread: what unused pixels have, which nobody else counts
+        self._unused = [np.zeros(pixels.size) for _ in range(min(workers.threads, _MOST_PARTS))]
         self._per_lane: NDArray[np.int64] | None = None  # (segments, lanes), once there is a whole state
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         kept = {f"kept_{name}": values for name, values in self._kept.snapshot().items()}
+        kept["unused"] = np.sum(self._unused, axis=0)
         if self._per_lane is not None:
             kept |= super().snapshot() | {"per_lane": self._per_lane}
         return kept
 
     def restore(self, stored: dict[str, NDArray[Any]]) -> None:
         self._kept.restore({k.removeprefix("kept_"): v for k, v in stored.items() if k.startswith("kept_")})
+        self._unused[0][:] = stored["unused"]
         if "per_lane" in stored:
             super().restore(stored)
             self._per_lane = stored["per_lane"]
@@ -118,7 +122,7 @@ class EventCorrelator(Correlator):
             self._empty()
         if self._kept.room < there:  # more in one block than there is room for
             self._kept = self._kept.larger(there)
-        self._kept.add(events, scale, self.lane, self._observer.total, self.workers)
+        self._kept.add(events, scale, self.lane, self._unused, self.workers)
 
     def _empty(self) -> None:
         """Take what is kept into the whole state, but for the last frames, which the next ones need again."""
@@ -154,6 +158,8 @@ class EventCorrelator(Correlator):
         self._kept.cuts.append(self._kept.begin + self._kept.frames)
 
     def finish(self) -> tuple[G2, list[G2]]:
+        for unused in self._unused:
+            self._observer.total += unused
         if self._per_lane is not None or self._whole_state:
             self._empty()
             assert self._per_lane is not None
@@ -233,16 +239,15 @@ class Kept:
         return kept
 
     def add(
-        self, events: Events, scale: NDArray[np.float32], lane: NDArray[np.int32], total: NDArray[np.float64],
+        self, events: Events, scale: NDArray[np.float32], lane: NDArray[np.int32], totals: list[NDArray[np.float64]],
         workers: Workers,
     ) -> None:  # fmt: skip
-        """Keep the events of the next frames; those of unused pixels are added to `total` (pixels,)."""
+        """Keep the events of the next frames; those of unused pixels are added to some of `totals`, each (pixels,)."""
         from als_analysis.xpcs import kernels_sparse
 
         n, first = len(events), int(events.starts[0])
-        parts = min(workers.threads, _MOST_PARTS, n)
+        parts = min(len(totals), n)
         edges = [n * i // parts for i in range(parts + 1)]
-        totals = [total, *(np.zeros_like(total) for _ in range(parts - 1))]
         starts, stops = (a[self.frames : self.frames + n] for a in (self.starts, self.stops))
 
         def work(begin: int, end: int) -> None:
@@ -255,8 +260,6 @@ class Kept:
                 )  # fmt: skip
 
         workers.share(work, parts)
-        for other in totals[1:]:
-            total += other
         self.scale[self.frames : self.frames + n] = scale
         self._used += int(events.starts[-1]) - first
         self.frames += n

@@ -152,7 +152,7 @@ class Observer:
     def add_used(self, low: int, high: int, segments: NDArray[np.int64]) -> None:
         """As `add_pixels`, of the used pixels low … high."""
         self.total[self.pixels.used[low:high]] = segments.sum(axis=0)
-        self._add_used(low, high, segments, np.arange(high - low))
+        self._add_used(low, high, np.ascontiguousarray(segments), np.arange(high - low))
 
     def _add_used(self, low: int, high: int, segments: NDArray[np.int64], place: NDArray[np.int64]) -> None:
         from als_analysis.xpcs import kernels_frames
