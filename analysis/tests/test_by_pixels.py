@@ -64,6 +64,7 @@ def by_frames(path: Path, **options: Any) -> Result:
 
 def small_pieces(patch: pytest.MonkeyPatch, piece: int, fetched: int) -> None:
     patch.setattr(encoded, "_PIECE_BYTES", piece)
+    patch.setattr(encoded, "_PART_BYTES", piece)
     patch.setattr(encoded, "_FETCHED_BYTES", fetched)
 
 

@@ -37,12 +37,12 @@ class Blocks:
         return int(self._chunks.size[frames.start : frames.stop : frames.step].sum())
 
     def index(
-        self, fetched: Fetched, used: NDArray[np.uint64], together: int, places: NDArray[np.uint32], workers: Workers
+        self, fetched: Fetched, used: NDArray[np.uint64], together: int, widths: NDArray[Any], workers: Workers
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The sums of fetched frames over the used pixels, and how many of these are at the top of their type's range.
 
-        `used` has a bit for each pixel, the lowest first. `places` (n, groups + 1) gets where every `together`-th block
-        lies in its chunk, and where the chunk ends. A sum is -1 where a chunk is not what it should be.
+        `used` has a bit for each pixel, the lowest first. `widths` (n, groups) gets the bytes of every `together`
+        blocks of a frame. A sum is -1 where a chunk is not what it should be.
         """
         from als_analysis.readers.unshuffle import sum_blocks
 
@@ -51,24 +51,29 @@ class Blocks:
 
         def work(begin: int, end: int) -> None:
             sum_blocks(
-                self.lz4, fetched.data, fetched.starts, begin, end, pixels, item, self.pixels, together, used, places,
+                self.lz4, fetched.data, fetched.starts, begin, end, pixels, item, self.pixels, together, used, widths,
                 sums, full,
             )  # fmt: skip
 
         workers.share(work, len(fetched))
         return sums, full
 
-    def read(
-        self, frames: range, places: NDArray[np.uint32], group: int, buffer: NDArray[np.uint8]
-    ) -> NDArray[np.int64]:
+    def widths(self, frames: int, together: int) -> NDArray[Any]:
+        """An array for `index`, of the smallest type that can hold what `together` blocks take at most."""
+        size = self.pixels * self.dtype.itemsize
+        most = together * (4 + size + size // 255 + 16)
+        return np.zeros((frames, -(-self.count // together)), dtype=np.uint16 if most < 1 << 16 else np.uint32)
+
+    def read(self, frames: range, widths: NDArray[Any], group: int, buffer: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Read one group of blocks of all frames; gives starts: frame i's are buffer[starts[i] : starts[i + 1]].
 
-        `places` (n, groups + 1) comes from `index`. Raises `RawFileError`.
+        `widths` (n, groups) comes from `index`. Raises `RawFileError`.
         """
         from als_analysis.readers.unshuffle import read_at
 
-        where = self._chunks.offset[frames.start : frames.stop : frames.step] + places[:, group].astype(np.int64)
-        starts = np.concatenate([[0], np.cumsum(places[:, group + 1] - places[:, group], dtype=np.int64)])
+        before = _HEADER + widths[:, :group].sum(axis=1, dtype=np.int64)
+        where = self._chunks.offset[frames.start : frames.stop : frames.step] + before
+        starts = np.concatenate([[0], np.cumsum(widths[:, group], dtype=np.int64)])
         there = read_at(_pread_address(), self._descriptor, where, starts, buffer)
         if there < len(frames):
             raise RawFileError(f"{self._chunks.path}: frame {frames[int(there)]}: cut off while it was read")

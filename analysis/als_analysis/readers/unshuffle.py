@@ -134,19 +134,18 @@ def sum_blocks(
     block: int,
     together: int,
     used: Any,
-    places: Any,
+    widths: Any,
     sums: Any,
     full: Any,
 ) -> None:
     """Of frames begin … end, whose chunks are data[starts[t] : starts[t + 1]] (u8), without turning bits into numbers:
 
     `sums` (n,) i64 over the pixels whose bit is set in `used` (pixels / 64,) u64, -1 where the chunk is not as it
-    should be; `full` (n,) i64 how many of these have all bits set; `places` (n, groups + 1) u32 where in it every
-    `together`-th block begins, and its end. `block` is the pixels of a block, `item` the bytes of one.
+    should be; `full` (n,) i64 how many of these have all bits set; `widths` (n, groups) the bytes of each `together`
+    blocks, with the lengths before them. `block` is the pixels of a block, `item` the bytes of one.
     """
     planes = 8 * item
     rows = np.empty(block * item // 8, dtype=np.uint64)
-    groups = places.shape[1] - 1
     for t in range(begin, end):
         at = starts[t]
         last = starts[t + 1]
@@ -156,10 +155,12 @@ def sum_blocks(
         if not fits or word(data, at + 8) != block * item:
             continue
         at += HEADER
+        group = at
         total = np.int64(0)
         for first in range(0, pixels, block):
-            if first // block % together == 0:
-                places[t, first // block // together] = at - starts[t]
+            if first // block % together == 0 and first > 0:
+                widths[t, first // block // together - 1] = at - group
+                group = at
             part = min(block, pixels - first)
             size = word(data, at) if at + 4 <= last else -1
             at += 4
@@ -177,7 +178,7 @@ def sum_blocks(
                 total += _set_and_used(rows[r * words : (r + 1) * words], wanted) << r
             if top == planes:
                 full[t] += _full(rows, planes, wanted)
-        places[t, groups] = last - starts[t]
+        widths[t, widths.shape[1] - 1] = at - group
         if at == last:
             sums[t] = total
 

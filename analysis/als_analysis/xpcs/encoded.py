@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from als_analysis.readers.blocks import Blocks
 
 _FETCHED_BYTES = 8 << 20  # of encoded frames that are read at once in the first pass
-_PIECE_BYTES = 8 << 20  # of blocks that are read at once in the second one, by each thread
+_PIECE_BYTES = 8 << 20  # of several blocks that are read at once in the second one, by each thread …
+_PART_BYTES = 21 << 18  # … or of one block
 _FIRST_PASS = 0.25  # of the time
 _SLOWER, _PATIENCE_S = 5.0, 0.2  # a piece that takes this much longer than in the first pass, and so many seconds
 
@@ -59,12 +60,12 @@ class EncodedRun:
         self.correlator = Correlator(observer.frames, pixels, workers)  # its state is never written to
         self.checkpoint: Checkpoint | None = None
         encoded = blocks.encoded_bytes(self.frames)
-        per_frame = max(1, encoded // len(self.frames))
         self.together = max(1, min(_PIECE_BYTES * blocks.count // max(encoded, 1), blocks.count // 8))
-        self.pieces = -(-blocks.count // self.together)
-        self.at_once = max(1, min(len(self.frames), _PIECE_BYTES * self.pieces // per_frame))
-        self.fetched = max(1, _FETCHED_BYTES // per_frame)
-        self.places = np.zeros((len(self.frames), self.pieces + 1), dtype=np.uint32)
+        # where one block of all frames is too much, it comes in equal parts
+        parts = 1 if self.together > 1 else -(-encoded // (_PART_BYTES * blocks.count))
+        self.at_once = -(-len(self.frames) // max(1, min(parts, len(self.frames))))
+        self.fetched = max(1, _FETCHED_BYTES * len(self.frames) // max(encoded, 1))
+        self.widths = blocks.widths(len(self.frames), self.together)
         firsts = np.arange(blocks.count + 1) * blocks.pixels
         tiles = [int(t) for t in np.searchsorted(pixels.starts, firsts)]
         self.by = ByPixels(pixels, self.correlator.lags, tiles, cuts)
@@ -122,8 +123,8 @@ class EncodedRun:
         for begin, end in pairwise([*range(observer.done, total, self.fetched), total]):
             fetched = (coming or self._fetch(begin, end)).result()
             coming = self._fetch(end, min(end + self.fetched, total)) if end < total else None
-            used, places = self.pixels.used_bits, self.places[begin:end]
-            sums, full = self.blocks.index(fetched, used, self.together, places, self.workers)
+            used, widths = self.pixels.used_bits, self.widths[begin:end]
+            sums, full = self.blocks.index(fetched, used, self.together, widths, self.workers)
             if (sums < 0).any():
                 raise FramesFirst
             observer.add_encoded(fetched, sums, full)
@@ -169,7 +170,7 @@ class EncodedRun:
 
     def largest_piece(self) -> int:
         """Bytes of the largest piece that is read at once in the second pass."""
-        widths = np.diff(self.places, axis=1)
+        widths = self.widths
         return max(
             int(widths[i : i + self.at_once].sum(axis=0, dtype=np.int64).max())
             for i in range(0, len(widths), self.at_once)
@@ -179,7 +180,7 @@ class EncodedRun:
         arrays = {f"observer_{k}": v for k, v in self.observer.snapshot().items()}
         for number, sums in enumerate(self.by.sums):
             arrays |= {f"static_{number}": sums.per_static, f"dynamic_{number}": sums.per_dynamic}
-        return arrays | {"places": self.places, "blocks": np.array(self.done)}
+        return arrays | {"widths": self.widths, "blocks": np.array(self.done)}
 
     def _restore(self) -> None:
         stored = self.checkpoint.load() if self.checkpoint is not None else None
@@ -187,7 +188,7 @@ class EncodedRun:
             return
         self.observer.restore({k.removeprefix("observer_"): v for k, v in stored.items() if k.startswith("observer_")})
         self.by.sums = [BinSums(stored[f"static_{n}"], stored[f"dynamic_{n}"]) for n in range(len(self.by.cuts))]
-        self.places, self.done = stored["places"], int(stored["blocks"])
+        self.widths, self.done = stored["widths"], int(stored["blocks"])
 
 
 class _Feed(Feed):
@@ -235,7 +236,7 @@ class _Feed(Feed):
             last = min(first + run.at_once, run.observer.frames)
             frames = run.options.raw_frames(first, last)
             began = time.perf_counter()
-            self.starts = run.blocks.read(frames, run.places[first:last], piece, self.buffer)
+            self.starts = run.blocks.read(frames, run.widths[first:last], piece, self.buffer)
             if self.read is None and run.fetch_bytes:
                 run.check_speed(int(self.starts[-1]), time.perf_counter() - began)
             self.read, self.at = (piece, first), self.starts[:-1].copy()
