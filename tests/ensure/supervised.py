@@ -61,10 +61,16 @@ class Supervised:
             time.sleep(0.005)
 
 
-def kill(directory: Path) -> None:
-    """kill -9 of the server of this folder, if one runs."""
-    try:
-        pid = int(json.loads((directory / "address.json").read_text())["pid"])
-        os.kill(pid, signal.SIGKILL)
-    except (FileNotFoundError, ProcessLookupError, ValueError):
-        pass
+def kill(directory: Path) -> bool:
+    """kill -9 of the server of this folder, which may be about to start again; whether there was one to kill."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        try:
+            pid = int(json.loads((directory / "address.json").read_text())["pid"])
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                os.kill(pid, signal.SIGKILL)
+                return True
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            pass  # it died with the one before
+        time.sleep(0.005)
+    return False
