@@ -86,6 +86,7 @@ def test_a_burst_is_a_handful_of_runs_and_a_cut_off_file_fails_alone(installatio
     assert len(installation.runs("bl7011__catalog_entry__due", began)) <= 10
 
 
+@pytest.mark.services  # for CI: 100 s of kills
 def test_whatever_is_killed_costs_time_and_nothing_else(installation: Any) -> None:
     """kill -9 of a run, of the daemon, of the code server, and of everything at once with the facilities' server, while
     the scans are on their way. What is supervised is started again; each step is done once."""
