@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +21,20 @@ from als_analysis.xpcs.state import Lags, Mark, State
 from als_analysis.xpcs.tiles import Pixels
 
 
-class Feed:
+class Feed(Protocol):
     """What brings frames to the state of a group of tiles; each thread has its own."""
 
     def begin(self, group: int, low: int, high: int) -> None:
         """The frames of another group follow, of tiles low … high."""
+        ...
 
     def add(self, group: int, low: int, high: int, begin: int, end: int, state: State) -> None:
         """Add frames begin … end to the state of the group's tiles, low … high."""
-        raise NotImplementedError
+        ...
 
     def end(self) -> Any:
         """All frames of the group were added; gives what else is known of it."""
+        ...
 
 
 class ByPixels:

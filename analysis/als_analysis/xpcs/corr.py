@@ -1,4 +1,4 @@
-"""Correlate a raw file: frames in, result out, in one pass and bounded memory."""
+"""Correlate a raw file: frames in, result out, in bounded memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def correlate(
     out: Path | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Result:
-    """Correlate the frames of `source` over the bins of `qmap` in one pass (multi-tau; two-time maps come at writing).
+    """Correlate the frames of `source` over the bins of `qmap` (multi-tau; two-time maps come at writing).
 
     Frames are divided by their mean over the used pixels unless `frame_norm` is off (a mean that is not above 0 does
     not divide). A pixel with a value that is not finite in any processed frame is left out. With `out` and `stop` a run
@@ -71,17 +71,19 @@ def correlate(
     frames = options.processed(source.shape[0])
     pixels = pixels_of(qmap)
     with Workers(threads or available_cores()) as workers:
-        run = _run_of(source, options, pixels, frames, workers)
-        keep = out is not None and stop is not None and options.device != "cuda"
+
+        def through(by_pixels: bool) -> tuple[_Run | EncodedRun, tuple[G2, list[G2]] | None]:
+            run = _run_of(source, options, pixels, frames, workers, by_pixels)
+            if out is not None and stop is not None and options.device != "cuda":
+                run.checkpoint = Checkpoint(out, identity_of(source, qmap, options) | run.identity)
+            return run, run.through(progress, stop)
+
         try:
-            run.checkpoint = _checkpoint(out, source, qmap, options, run) if keep else None
-            found = run.through(progress, stop)
+            run, found = through(by_pixels=True)
         except FramesFirst as reason:
             if str(reason):
                 print(f"als-xpcs: {reason}", file=sys.stderr)
-            run = _run_of(source, options, pixels, frames, workers, by_pixels=False)
-            run.checkpoint = _checkpoint(out, source, qmap, options, run) if keep else None
-            found = run.through(progress, stop)
+            run, found = through(by_pixels=False)
         observer, correlator = run.observer, run.correlator
         alive = run.alive()
         if not alive.any():
@@ -109,12 +111,6 @@ def correlate(
     )
 
 
-def _checkpoint(
-    out: Path | None, source: FrameSource, qmap: QMap, options: Options, run: _Run | EncodedRun
-) -> Checkpoint | None:
-    return None if out is None else Checkpoint(out, identity_of(source, qmap, options) | run.identity)
-
-
 def identity_of(source: FrameSource, qmap: QMap, options: Options) -> dict[str, Any]:
     """What must be equal for what a stopped run left behind to be of this one."""
     status = source.path.stat()
@@ -131,7 +127,7 @@ def identity_of(source: FrameSource, qmap: QMap, options: Options) -> dict[str, 
 
 
 def _run_of(
-    source: FrameSource, options: Options, pixels: Pixels, frames: int, workers: Workers, by_pixels: bool = True
+    source: FrameSource, options: Options, pixels: Pixels, frames: int, workers: Workers, by_pixels: bool
 ) -> _Run | EncodedRun:
     """How to go over the frames: by pixels where that is possible, and allowed."""
     observer = Observer(source.shape[1:], frames, pixels, min(SEGMENTS, frames), _block_type(source, options))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from als_analysis.failure import Preempted, RawFileError
 from als_analysis.readers.frames import FrameSource
 from als_analysis.workers import Workers
-from als_analysis.xpcs.by_pixels import ByPixels, Feed
+from als_analysis.xpcs.by_pixels import ByPixels
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
 from als_analysis.xpcs.multitau import G2, BinSums, Correlator
 from als_analysis.xpcs.observe import Observer
@@ -191,7 +191,7 @@ class EncodedRun:
         self.widths, self.done = stored["widths"], int(stored["blocks"])
 
 
-class _Feed(Feed):
+class _Feed:
     """One thread's way from the file to the state: it keeps a piece of all frames, some blocks wide."""
 
     def __init__(self, run: EncodedRun, scale: NDArray[np.float32]) -> None:

@@ -16,7 +16,7 @@ from als_analysis.failure import BadArguments
 from als_analysis.readers.events import Events
 from als_analysis.readers.frames import FrameSource
 from als_analysis.workers import Workers
-from als_analysis.xpcs.by_pixels import ByPixels, Feed
+from als_analysis.xpcs.by_pixels import ByPixels
 from als_analysis.xpcs.multitau import G2, Correlator
 from als_analysis.xpcs.observe import Observer
 from als_analysis.xpcs.options import Options
@@ -91,7 +91,7 @@ class EventCorrelator(Correlator):
         whole_state: bool = False,
     ) -> None:
         super().__init__(frames, pixels, workers)
-        self._observer, self._dtype, self._most = observer, dtype, most
+        self._observer = observer
         self.lane = np.full(pixels.size, -1, dtype=np.int32)
         self.lane[pixels.used] = pixels.lane_of_used
         self._segment = np.searchsorted(observer.cuts, np.arange(frames), side="right")
@@ -183,7 +183,7 @@ class EventCorrelator(Correlator):
         return np.ones(len(self.pixels.used), dtype=bool)  # events are whole numbers
 
 
-class _Feed(Feed):
+class _Feed:
     """Brings kept events to a state; `per_lane` (segments, lanes), if it is not given, is that of each group."""
 
     def __init__(self, kept: Kept, segment: NDArray[np.int64], per_lane: NDArray[np.int64] | None) -> None:
