@@ -45,10 +45,19 @@ def test_sparse_imm_keeps_counts_after_all_indices_in_any_order(tmp_path: Path) 
     )
     with open_frames(path, load_layout("imm")) as source, Workers(1) as workers:
         assert source.read(0, 1)[0].tolist() == [[0, 9, 0], [0, 0, 7]]
-        events = source.events(
-            source.fetch(range(1)), workers, np.zeros(source.shape[1] * source.shape[2] // 64 + 1, dtype=np.uint64)
-        )
-        assert events is not None and events.pixel.tolist() == [1, 5] and events.count.tolist() == [9, 7]
+        used = np.full(1, 0b100010, dtype=np.uint64)
+        events = source.events(source.fetch(range(1)), np.array([0, 1]), workers, used)
+        assert events is not None and events.codes.tolist() == [9 << 11 | 1, 7 << 11 | 5]
+        assert events.sums.tolist() == [16] and events.lengths.tolist() == [[2]]
+
+
+def test_a_sparse_imm_with_a_pixel_twice_or_beyond_its_frame_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.imm"
+    for pixels, said in (([3, 1, 3], "has pixel 3 twice"), ([0, 6], "beyond"), ([0, 2**31 - 1, -(2**31)], "beyond")):
+        header = imm_header(2, 3, len(pixels), True, 0, 0.0, 0.1)
+        path.write_bytes(header + np.array(pixels, "<i4").tobytes() + bytes(2 * len(pixels)))
+        with open_frames(path, load_layout("imm")) as source, pytest.raises(RawFileError, match=said):
+            source.read(0, 1)
 
 
 @pytest.mark.parametrize(

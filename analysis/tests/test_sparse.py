@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin
@@ -10,13 +12,16 @@ import numpy as np
 import pytest
 from als_analysis.failure import BadArguments
 from als_analysis.readers import load_layout, open_frames
+from als_analysis.readers.layout import Layout
 from als_analysis.xpcs import events
 from als_analysis.xpcs.corr import correlate
+from als_analysis.xpcs.movie_file import imm_header
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.qmap import Bins, QMap
 from als_analysis.xpcs.result import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 LAYOUT = load_layout({"frames": "/d", "frame_time": {"value": 0.1, "unit": "s"}})
 
@@ -45,11 +50,12 @@ def write(path: Path, frames: int, mean: float, side: int = 24, seed: int = 0, d
     return path
 
 
-def both(path: Path, **options: object) -> tuple[Result, Result]:
+def both(path: Path, bins: QMap | None = None, layout: Layout = LAYOUT, **options: object) -> tuple[Result, Result]:
     found = []
     for sparse in ("never", "always"):
-        with open_frames(path, LAYOUT) as source:
-            found.append(correlate(source, qmap(source.shape[1:]), Options(sparse=sparse, **options)))  # type: ignore[arg-type]
+        with open_frames(path, layout) as source:
+            bins = bins or qmap(source.shape[1:])
+            found.append(correlate(source, bins, Options(sparse=sparse, **options)))  # type: ignore[arg-type]
     return found[0], found[1]
 
 
@@ -123,3 +129,70 @@ def test_the_maps_of_every_pixel_are_those_of_the_dense_path(tmp_path: Path) -> 
     dense, sparse = both(write(tmp_path / "s.h5", 300, 0.05), save_g2=True)
     assert dense.multitau is not None and sparse.multitau is not None
     np.testing.assert_allclose(sparse.multitau.maps, dense.multitau.maps, rtol=1e-5, atol=1e-6)
+
+
+def speckles(frames: int, side: int, dtype: str) -> NDArray[Any]:
+    """Few photons, but for a bright pixel, a masked one at its top, and negative numbers where the type has some."""
+    rng = np.random.default_rng(side)
+    data = rng.poisson(0.04 * rng.exponential(size=(frames // 8, side, side)).repeat(8, axis=0))
+    data[:, 7, 9] = rng.integers(1, min(np.iinfo(dtype).max, 200), len(data))
+    data[:, 0, 3] = min(np.iinfo(dtype).max, 2**40)
+    if np.dtype(dtype).kind == "i":
+        data[::3, 5, 6], data[::5, 11, 12] = -1, -50
+    data[11] = data[10]
+    return data.astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "side"), [("uint8", 24), ("uint16", 25), ("uint32", 24), ("int16", 24), ("int32", 25), ("int64", 24)]
+)
+@pytest.mark.parametrize("filters", ["bitshuffle", "gzip"])
+def test_counts_of_any_size_and_sign_and_frames_of_any_shape_give_the_dense_answer(
+    tmp_path: Path, dtype: str, side: int, filters: str
+) -> None:
+    how = hdf5plugin.Bitshuffle(cname="lz4") if filters == "bitshuffle" else {"compression": "gzip"}
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file.create_dataset("/d", data=speckles(512, side, dtype), chunks=(1, side, side), **how)
+    dense, sparse = both(tmp_path / "s.h5")
+    assert_same(dense, sparse)
+    assert sparse.observed.repeated_frames == dense.observed.repeated_frames == 1 / 512
+    assert sparse.observed.saturated == 0
+
+
+@pytest.mark.parametrize("filters", [hdf5plugin.Bitshuffle(cname="lz4"), {"compression": "gzip"}])
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int16"])
+def test_used_pixels_at_the_top_of_their_range_are_counted(tmp_path: Path, filters: Any, dtype: str) -> None:
+    data = speckles(304, 24, dtype)
+    data[5, 12:14, 5:8] = np.iinfo(dtype).max
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file.create_dataset("/d", data=data, chunks=(1, 24, 24), **filters)
+    _, sparse = both(tmp_path / "s.h5")
+    assert sparse.observed.saturated == pytest.approx(6 / 304 / qmap((24, 24)).used().size)
+
+
+def test_pixels_scattered_over_the_frame_give_the_dense_answer(tmp_path: Path) -> None:
+    bins = qmap((24, 24))
+    few = np.random.default_rng(5).random((24, 24)) < 0.1
+    few[7, 9] = True
+    mask = replace(bins, static_roi_map=bins.static_roi_map * few, dynamic_roi_map=bins.dynamic_roi_map * few)
+    assert_same(*both(write(tmp_path / "s.h5", 512, 0.05), mask))
+
+
+def test_sparse_imm_gives_the_answer_of_its_frames(tmp_path: Path) -> None:
+    path = tmp_path / "s.imm"
+    frames = speckles(512, 24, "uint16")
+    with path.open("wb") as file:
+        for number, frame in enumerate(frames.reshape(len(frames), -1)):
+            at = np.random.default_rng(number).permutation(np.flatnonzero(frame))
+            file.write(imm_header(24, 24, len(at), True, number, 0.1 * number, 0.1))
+            file.write(at.astype("<i4").tobytes() + frame[at].astype("<u2").tobytes())
+    layout = load_layout({"reader": "imm", "frame_time": {"value": 0.1, "unit": "s"}})
+    dense, sparse = both(path, layout=layout)
+    assert_same(dense, sparse)
+    assert sparse.observed.repeated_frames == 1 / 512
+
+
+def test_a_number_beyond_the_range_of_its_sums_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.h5", 300, 0.05, dtype="uint64")
+    with open_frames(path, LAYOUT) as source, pytest.raises(BadArguments, match="uint64"):
+        correlate(source, qmap(source.shape[1:]), Options(sparse="always"))

@@ -3,6 +3,7 @@
 Bitshuffle stores blocks of elements bit by bit: row r of a block holds bit r of all its elements, eight elements to a
 byte, then compressed with LZ4. In frames with few photons all rows but the first are nearly always 0; the set bits are
 found in the rows themselves, without turning them back into numbers (Masui et al., Astron. Comput. 12, 181 (2015)).
+A slice of frames is taken block by block: its events come out word by word of pixels, as they are wanted (`events`).
 
 LZ4's own decoder writes the empty rows, too, and takes another branch for each kind of copy, which no processor can
 guess where photons fall at random. `unpack` does neither; what it does not take is left to LZ4.
@@ -13,105 +14,26 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
-from numba.extending import intrinsic
 
+from als_analysis.readers.events import COUNT_SHIFT, FRAME_SHIFT, MOST_IN_WORD, SLICE, WORD
+from als_analysis.readers.instructions import (
+    bits_set,
+    load,
+    lowest,
+    lz4,
+    move_1,
+    move_16,
+    move_64,
+    zero_64,
+)
+from als_analysis.readers.kernels_events import put_code
 from als_analysis.xpcs.compiled import compiled
 
 HEADER = 12
+TOO_FULL, DAMAGED = -1, -2
 _SLACK = 128  # bytes that `unpack` may read behind a block, and write behind what that decodes to
 _LARGEST = 1 << 19  # bytes in a block: usually 8192; much more is no block but a damaged header
-_OFTEN = 3  # places that are written for 64 pixels, whether or not there are so many events
-
-
-def _typed_lz4(context: Any, function: Any, source: Any, size: Any, target: Any, room: Any) -> Any:
-    """Call LZ4_decompress_safe at the address `function`: source and target are addresses; gives the decoded bytes."""
-
-    def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(number, [pointer, pointer, number, number])
-        call, source, size, target, room = arguments
-        return builder.sext(
-            builder.call(
-                builder.inttoptr(call, kind.as_pointer()),
-                [
-                    builder.inttoptr(source, pointer),
-                    builder.inttoptr(target, pointer),
-                    builder.trunc(size, number),
-                    builder.trunc(room, number),
-                ],
-            ),
-            ir.IntType(64),
-        )
-
-    return types.int64(types.int64, types.int64, types.int64, types.int64, types.int64), codegen
-
-
-lz4: Any = intrinsic(_typed_lz4)
-
-
-def _typed_lowest(context: Any, bits: Any) -> Any:
-    """Which bit of a u64 is the lowest that is set, 64 for none: one instruction, which Python has no word for."""
-
-    def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.IntType(1)(0))
-
-    return types.int64(types.uint64), codegen
-
-
-def _typed_set(context: Any, bits: Any) -> Any:
-    """How many bits of a u64 are set."""
-
-    def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.int64(types.uint64), codegen
-
-
-def _typed_load(context: Any, at: Any, kind: Any) -> Any:
-    """The number at an address, of the type of `kind`, as u64."""
-
-    def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = ir.IntType(kind.bitwidth).as_pointer()
-        value = builder.load(builder.inttoptr(arguments[0], pointer), align=1)
-        return value if kind.bitwidth == 64 else builder.zext(value, ir.IntType(64))
-
-    return types.uint64(types.int64, kind), codegen
-
-
-def _mover(size: int) -> Any:
-    """Copies `size` bytes from one address to another."""
-
-    def typed(context: Any, source: Any, target: Any) -> Any:
-        def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = ir.VectorType(ir.IntType(8), size).as_pointer()
-            source, target = (builder.inttoptr(a, pointer) for a in arguments)
-            builder.store(builder.load(source, align=1), target, align=1)
-            return ctx.get_dummy_value()
-
-        return types.void(types.int64, types.int64), codegen
-
-    return intrinsic(typed)
-
-
-def _typed_zero(context: Any, target: Any) -> Any:
-    """Write 64 bytes of 0 to an address."""
-
-    def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bytes_ = ir.VectorType(ir.IntType(8), 64)
-        target = builder.inttoptr(arguments[0], bytes_.as_pointer())
-        builder.store(ir.Constant(bytes_, [0] * 64), target, align=1)
-        return ctx.get_dummy_value()
-
-    return types.void(types.int64), codegen
-
-
-_lowest: Any = intrinsic(_typed_lowest)
-bits_set: Any = intrinsic(_typed_set)
-_load: Any = intrinsic(_typed_load)
-_move_1, _move_16, _move_64 = _mover(1), _mover(16), _mover(64)
-_zero_64: Any = intrinsic(_typed_zero)
+_OFTEN = 2  # codes that are written for a word of a frame, whether or not there are so many events
 
 
 @compiled
@@ -135,7 +57,7 @@ def unpack(source: int, size: int, target: int, room: int, row: int) -> Any:
         at += 1
         plain = token >> 4
         if plain < 15:
-            _move_16(at, to)
+            move_16(at, to)
         else:
             more = 255
             while more == 255 and at < stop:
@@ -145,12 +67,12 @@ def unpack(source: int, size: int, target: int, room: int, row: int) -> Any:
             if plain > stop - at or plain > end - to:
                 return -1
             for i in range(0, plain, 16):
-                _move_16(at + i, to + i)
+                move_16(at + i, to + i)
         at += plain
         to += plain
         if at > stop - 8 or to > end - 12:  # only the last bytes, which no copy follows, are so close to the end
             return room if at == stop and to == end else -1
-        back = np.int64(_load(at, np.uint16(0)))
+        back = np.int64(load(at, np.uint16(0)))
         at += 2
         length = (token & 15) + 4
         longer = np.int64(length == 19)
@@ -159,192 +81,225 @@ def unpack(source: int, size: int, target: int, room: int, row: int) -> Any:
         if back == 0 or back > to - target:
             return -1
         if length == 19 + 255:
-            eight = _load(at, np.uint64(0))
+            eight = load(at, np.uint64(0))
             while eight == ~np.uint64(0) and at < stop:
                 length += 8 * 255
                 at += 8
-                eight = _load(at, np.uint64(0))
-            full = _lowest(~eight) // 8
+                eight = load(at, np.uint64(0))
+            full = lowest(~eight) // 8
             length += 255 * full + _byte(at + full)
             at += full + 1
         if length > end - 5 - to:
             return -1
         if back >= min(length, 64):
-            _move_64(to - back, to)
+            move_64(to - back, to)
             for i in range(64, length, 64):
-                _move_64(to - back + i, to + i)
-        elif back <= 8 and _load(to - back, np.uint64(0)) << np.uint64(64 - 8 * back) == np.uint64(0):
+                move_64(to - back + i, to + i)
+        elif back <= 8 and load(to - back, np.uint64(0)) << np.uint64(64 - 8 * back) == np.uint64(0):
             over = length == end - 5 - to and _is_end(at, stop)
-            _zero_64(to)
+            zero_64(to)
             for i in range(64, (target - to) % row if over else length, 64):
-                _zero_64(to + i)
+                zero_64(to + i)
             if over:
                 return to - target
         else:
             for i in range(length):
-                _move_1(to - back + i, to + i)
+                move_1(to - back + i, to + i)
         to += length
     return -1
 
 
 @compiled
 def _byte(at: int) -> Any:
-    return np.int64(_load(at, np.uint8(0)))
+    return np.int64(load(at, np.uint8(0)))
 
 
 @compiled
 def _is_end(at: int, stop: int) -> bool:
     """Whether nothing but five plain bytes of 0 follows: what the encoder ends zeros with."""
-    five = _load(at + 1, np.uint64(0)) << np.uint64(24)
+    five = load(at + 1, np.uint64(0)) << np.uint64(24)
     return stop - at == 6 and _byte(at) >> 4 == 5 and five == np.uint64(0)
 
 
 @compiled
-def list_planes(
+def list_slices(
     function: int,
     data: Any,
     starts: Any,
+    edges: Any,
     begin: int,
     end: int,
     pixels: int,
     item: int,
+    sign: int,
+    top: int,
     room: int,
-    pixel: Any,
-    count: Any,
-    place: Any,
-    found: Any,
+    codes: Any,
+    ends: Any,
+    lengths: Any,
     used: Any,
     sums: Any,
+    full: Any,
 ) -> None:
-    """The pixels that are not 0 of frames begin … end, whose chunks are data[starts[t] : starts[t + 1]] (u8).
+    """The events of slices begin … end of frames whose chunks are data[starts[t] : starts[t + 1]] (u8); see `Events`.
 
-    They lie one frame after the other from pixel[begin * room] and count[begin * room] on: frame t's found[t] from
-    place[t] on. found[t] is -1 where there are more than room - 64, and -2 where the chunk is corrupted. `sums` (n,)
-    i64 gets the sums over the pixels whose bit is set in `used` (pixels / 64,) u64. `item` is the bytes of an element.
+    Slice s is written to codes[s * room : ends[s]]. Where there are more than room - MOST_IN_WORD codes, ends[s] is
+    TOO_FULL; where a chunk is corrupted or has other blocks than the others, DAMAGED. `item` is the bytes of an
+    element, `sign` its bit that is negative (-1: none), `top` the largest one. `used` (pixels / 64,) u64 has a bit for
+    each pixel.
     """
-    rows = np.empty((_LARGEST + _SLACK) // 8, dtype=np.uint64)
-    upper = np.empty(_LARGEST // 64, dtype=np.uint64)
-    some = np.empty(_LARGEST // 64, dtype=np.uint64)
-    to = begin * room
-    for t in range(begin, end):
-        at = starts[t]
-        last = starts[t + 1]
-        done = 0
-        place[t] = to
-        plain = to  # from here on counts are still to be set to 1
-        limit = to + room - 64
-        found[t] = -2
-        total = np.int64(0)
-        if last - at < HEADER or word(data, at) != 0 or word(data, at + 4) != pixels * item:
-            continue
-        block = word(data, at + 8) // item
-        if block <= 0 or block % 64 != 0 or block * item > _LARGEST or pixels % 64 != 0:
-            continue
-        found[t] = 0
-        at += HEADER
-        while done < pixels:
-            part = min(block, pixels - done)
-            words = part // 64
-            size = word(data, at) if at + 4 <= last else -1
-            at += 4
-            if size < 0 or at + size > last:
-                found[t] = -2
+    rows = np.empty((SLICE, 1), dtype=np.uint64)
+    several = np.empty(1, dtype=np.uint64)  # for each word of a block a bit for each frame with more than one photon
+    at, high = np.empty((2, SLICE), dtype=np.int64)
+    for s in range(begin, end):
+        first = edges[s]
+        frames = edges[s + 1] - first
+        ends[s] = DAMAGED
+        block = 0
+        for t in range(frames):
+            mine = _block(data, starts[first + t], starts[first + t + 1], pixels, item)
+            block = mine if t == 0 or mine == block else 0
+            if block == 0:
                 break
-            source = data.ctypes.data + at
-            there = -1  # bytes of the block up to the last zeros
-            if at + size + _SLACK <= len(data):
-                there = unpack(source, size, rows.ctypes.data, part * item, words * 8)
-            if there < 0:
-                there = part * item
-                if lz4(function, source, size, rows.ctypes.data, there) != there:
-                    found[t] = -2
+            at[t] = starts[first + t] + HEADER
+            sums[first + t] = 0
+            full[first + t] = 0
+        if block == 0:
+            continue
+        if rows.shape[1] * 8 < block * item + _SLACK:
+            rows = np.empty((SLICE, (block * item + _SLACK) // 8), dtype=np.uint64)
+            several = np.empty(block // WORD, dtype=np.uint64)
+        to = s * room
+        limit = to + room - MOST_IN_WORD
+        sound = True
+        for done in range(0, pixels, block):
+            words = min(block, pixels - done) // WORD
+            wanted = used[done // WORD : done // WORD + words]
+            for w in range(words):
+                several[w] = 0
+            for t in range(frames):
+                height = _decode(function, data, at, t, starts[first + t + 1], rows[t], words, item)
+                if height < 0:
+                    sound = False
                     break
-            at += size
-            top = (there + words * 8 - 1) // (words * 8)
-            wanted = used[done // 64 : done // 64 + words]
-            total += _set_and_used(rows[:words], wanted)
-            several = top > 1 and any_set(rows[words : top * words])  # pixels with more than one photon
-            listed = rows[:words]
-            if several:
-                _clear(upper[:words])
-                for r in range(1, top):
-                    row = rows[r * words : (r + 1) * words]
-                    _or(row, upper)
-                    total += _set_and_used(row, wanted) << r
-                listed = some[:words]
-                listed[:] = rows[:words]
-                _or(upper[:words], listed)
-            if to + _set(listed) > limit:
-                found[t] = -1
+                sums[first + t] += _set_and_used(rows[t, :words], wanted)
+                if height > 1 and any_set(rows[t, words : height * words]):
+                    high[t] = height
+                    sums[first + t] += _add_upper(rows[t], height, sign, wanted, np.uint64(1) << np.uint64(t), several)
+            if not sound:
                 break
-            first = to
-            to = _list(listed, done, to, pixel)
-            if several:
-                _ones(count, plain, to)
-                _count(rows, upper, listed, top, first, count)
-                plain = to
-            done += part
-        if found[t] == 0 and at == last:
-            _ones(count, plain, to)
-            found[t] = to - place[t]
-            sums[t] = total
-        else:
-            found[t] = -2 if found[t] == 0 else found[t]
-            to = place[t]
+            for w in range(words):
+                if to > limit:
+                    sound = False
+                    ends[s] = TOO_FULL
+                    break
+                before = to
+                t = 0
+                marks = several[w]
+                while marks != np.uint64(0):
+                    bright = lowest(marks)
+                    to = _list(rows, w, t, bright, to, codes)
+                    height = high[bright]
+                    to = _list_counts(rows, w, words, bright, height, sign, top, wanted[w], full[first:], to, codes)
+                    t = bright + 1
+                    marks &= marks - np.uint64(1)
+                to = _list(rows, w, t, frames, to, codes)
+                lengths[s, done // WORD + w] = to - before
+            if not sound:
+                break
+        for t in range(frames):
+            sound = sound and at[t] == starts[first + t + 1]
+        if sound:
+            ends[s] = to
 
 
 @compiled
-def _list(row: Any, base: int, to: int, pixel: Any) -> Any:
-    """Write the numbers of the bits that are set, the first bit being `base`, from pixel[to] on; gives where they end.
+def _block(data: Any, begin: int, end: int, pixels: int, item: int) -> Any:
+    """The pixels of a block of the chunk data[begin:end], 0 where its header is not what it should be."""
+    if end - begin < HEADER or word(data, begin) != 0 or word(data, begin + 4) != pixels * item or pixels % WORD != 0:
+        return 0
+    block = word(data, begin + 8) // item
+    return block if block > 0 and block % WORD == 0 and block * item <= _LARGEST else 0
+
+
+@compiled
+def _decode(function: int, data: Any, at: Any, t: int, end: int, rows: Any, words: int, item: int) -> Any:
+    """Decode frame t's next block, at data[at[t]], into `rows`; gives how many bit rows may have bits, -1 for damage.
+
+    at[t] moves on to the next block; the chunk ends at `end`.
+    """
+    size = word(data, at[t]) if at[t] + 4 <= end else -1
+    here = at[t] + 4
+    if size < 0 or here + size > end:
+        return -1
+    decoded = words * WORD * item
+    there = -1  # bytes of the block up to the last zeros
+    if here + size + _SLACK <= len(data):
+        there = unpack(data.ctypes.data + here, size, rows.ctypes.data, decoded, words * 8)
+    if there < 0:
+        there = decoded
+        if lz4(function, data.ctypes.data + here, size, rows.ctypes.data, decoded) != decoded:
+            return -1
+    at[t] = here + size
+    return (there + words * 8 - 1) // (words * 8)
+
+
+@compiled
+def _add_upper(rows: Any, height: int, sign: int, used: Any, mark: Any, several: Any) -> Any:
+    """The sum of the bits above the first in used pixels; words that have some get `mark`."""
+    words = len(used)
+    total = np.int64(0)
+    for r in range(1, height):
+        row = rows[r * words : (r + 1) * words]
+        for w in range(words):
+            several[w] |= mark if row[w] != np.uint64(0) else np.uint64(0)
+        part = _set_and_used(row, used) << r
+        total += -part if r == sign else part
+    return total
+
+
+@compiled
+def _list(rows: Any, w: int, begin: int, end: int, to: int, codes: Any) -> Any:
+    """Write the events of word w of frames begin … end, each of one photon, from codes[to] on; gives where they end.
 
     A few more are written than there are: to guess for each word how many there are would cost more.
     """
     e = np.uintp(to)  # not signed: numba looks whether a signed index is negative
-    for w in range(len(row)):
-        bits = row[w]
+    for t in range(begin, end):
+        bits = rows[t, w]
         after = e + np.uintp(bits_set(bits))
+        here = t << FRAME_SHIFT | 1 << COUNT_SHIFT
         for _ in range(_OFTEN):
-            pixel[e] = base + _lowest(bits)
+            codes[e] = here + lowest(bits)
             bits &= bits - np.uint64(1)
             e += np.uintp(1)
         while e < after:
-            pixel[e] = base + _lowest(bits)
+            codes[e] = here + lowest(bits)
             bits &= bits - np.uint64(1)
             e += np.uintp(1)
         e = after
-        base += 64
     return np.int64(e)
 
 
 @compiled
-def _count(rows: Any, upper: Any, listed: Any, top: int, to: int, count: Any) -> None:
-    """Set the counts of those listed pixels, from count[to] on, that have a bit in `upper`: any of `top` bit rows."""
-    words = len(listed)
-    for w in range(words):
-        bits = upper[w]
-        while bits != np.uint64(0):
-            bit = np.uint64(_lowest(bits))
-            value = np.uint64(0)
-            for r in range(top):
-                value |= ((rows[r * words + w] >> bit) & np.uint64(1)) << np.uint64(r)
-            count[to + bits_set(listed[w] & ((np.uint64(1) << bit) - np.uint64(1)))] = value
-            bits &= bits - np.uint64(1)
-        to += bits_set(listed[w])
-
-
-@compiled
-def _ones(count: Any, begin: int, end: int) -> None:
-    """Set counts to 1, in whole groups of 64."""
-    for e in range(begin, begin + (end - begin + 63) // 64 * 64):
-        count[e] = 1
-
-
-@compiled
-def _set(row: Any) -> Any:
-    found = np.int64(0)
-    for w in range(len(row)):
-        found += bits_set(row[w])
-    return found
+def _list_counts(
+    rows: Any, w: int, words: int, t: int, height: int, sign: int, top: int, used: Any, full: Any, to: int, codes: Any
+) -> Any:
+    """As `_list`, for frame t, in whose word w there are bits in any of `height` rows."""
+    bits = rows[t, w]
+    for r in range(1, height):
+        bits |= rows[t, r * words + w]
+    while bits != np.uint64(0):
+        bit = np.uint64(lowest(bits))
+        count = np.int64(0)
+        for r in range(height):
+            part = np.int64((rows[t, r * words + w] >> bit) & np.uint64(1)) << r
+            count += -part if r == sign else part
+        if count == top and (used >> bit) & np.uint64(1):
+            full[t] += 1
+        to = put_code(codes, to, np.int64(bit), t, count)
+        bits &= bits - np.uint64(1)
+    return to
 
 
 @compiled
@@ -356,24 +311,12 @@ def _set_and_used(row: Any, used: Any) -> Any:
 
 
 @compiled
-def _clear(words: Any) -> None:
-    for w in range(len(words)):
-        words[w] = np.uint64(0)
-
-
-@compiled
 def any_set(words: Any) -> Any:
     """Whether any bit is set."""
     some = np.uint64(0)
     for w in range(len(words)):
         some |= words[w]
     return some != np.uint64(0)
-
-
-@compiled
-def _or(source: Any, target: Any) -> None:
-    for w in range(len(source)):
-        target[w] |= source[w]
 
 
 @compiled

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import RawFileError
-from als_analysis.readers.events import Events
+from als_analysis.readers.events import MOST_IN_WORD, SLICE, WORD, Events
 from als_analysis.readers.frames import Sums
 from als_analysis.workers import Workers
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _DEFLATE, _SHUFFLE, _BITSHUFFLE = 1, 2, 32008
 _BITSHUFFLE_LZ4, _BITSHUFFLE_ZSTD = 2, 3
-_FULLEST = 24  # a frame with more than one event in so many pixels is not listed
+_FULLEST = 24  # frames with more than one event in so many pixels are not listed
 _HEADER = 12  # bitshuffle: decoded bytes (u64, big-endian), bytes per block (u32, big-endian)
 
 
@@ -62,7 +62,7 @@ class Chunks:
     bitshuffle: Any  # the C function, or None
     lz4: int | None = None  # the address of LZ4's, where bitshuffled frames are compressed with it
     _buffers: list[NDArray[np.uint8]] = field(default_factory=list)
-    _listed: tuple[NDArray[np.int32], NDArray[Any]] | None = None
+    _codes: NDArray[np.uint16] | None = None
 
     def fetch(self, descriptor: int, frames: range) -> Fetched:
         """Read the encoded bytes of frames, into one of two buffers that take turns.
@@ -172,40 +172,35 @@ class Chunks:
         else:
             out[:] = np.frombuffer(plain, dtype=self.dtype)
 
-    def events(self, fetched: Fetched, workers: Workers, used: NDArray[np.uint64]) -> Events | None:
+    def events(
+        self, fetched: Fetched, edges: NDArray[np.int64], workers: Workers, used: NDArray[np.uint64]
+    ) -> Events | None:
         """The events of fetched frames without decoding them to pixels, valid until the next call.
 
         None where that is not possible.
         """
-        if not self._bits_can_be_read(fetched):
+        if self.dtype.itemsize > 4 or not self._bits_can_be_read(fetched):
             return None
-        from als_analysis.readers.bitplanes import list_planes
+        from als_analysis.readers.bitplanes import list_slices
 
-        room, function = self.pixels // _FULLEST + 64, self.lz4 or 0
-        data, starts = fetched.data, fetched.starts
-        if self._listed is None or len(self._listed[0]) < len(fetched) * room + 64:
-            places = len(fetched) * room + 64
-            self._listed = (np.empty(places, dtype=np.int32), np.empty(places, dtype=self.dtype))
-        pixel, count = self._listed
-        place, found, sums = np.empty((3, len(fetched)), dtype=np.int64)
-        item = self.dtype.itemsize
+        slices, frames, words = len(edges) - 1, len(fetched), self.pixels // WORD
+        room = SLICE * (self.pixels // _FULLEST) + 2 * MOST_IN_WORD
+        if self._codes is None or len(self._codes) < slices * room:
+            self._codes = np.empty(slices * room, dtype=np.uint16)
+        codes, lengths = self._codes, np.empty((slices, words), dtype=np.uint16)
+        ends, (sums, full) = np.empty(slices, dtype=np.int64), np.empty((2, frames), dtype=np.int64)
+        item, top = self.dtype.itemsize, int(np.iinfo(self.dtype).max)
+        sign = 8 * item - 1 if self.dtype.kind == "i" else -1
         workers.share(
-            lambda a, b: list_planes(
-                function, data, starts, a, b, self.pixels, item, room, pixel, count, place, found, used, sums
+            lambda a, b: list_slices(
+                self.lz4 or 0, fetched.data, fetched.starts, edges, a, b, self.pixels, item, sign, top, room, codes,
+                ends, lengths, used, sums, full,
             ),
-            len(fetched),
-        )
-        if (found < 0).any():
+            slices,
+        )  # fmt: skip
+        if (ends < 0).any():
             return None  # too full, or not what it should be: decoding says which
-        ends = place + found
-        breaks = np.flatnonzero(place[1:] != ends[:-1])  # where one thread's frames end and another's begin
-        first, last = [place[0], *place[breaks + 1]], [*ends[breaks], ends[-1]]
-        total = int(last[0]) - int(first[0])
-        for begin, end in zip(first[1:], last[1:], strict=True):  # close the gaps between the threads' frames
-            pixel[total : total + end - begin] = pixel[begin:end]
-            count[total : total + end - begin] = count[begin:end]
-            total += int(end - begin)
-        return Events(np.concatenate([[0], np.cumsum(found)]), pixel[:total], count[:total], sums)
+        return Events(edges, np.arange(slices) * room, ends, lengths, codes, sums, full, fetched.chunk)
 
 
 def chunks_of(dataset: h5py.Dataset, path: Path) -> Chunks | None:

@@ -81,11 +81,13 @@ class FrameSource(Protocol):
         """
         ...
 
-    def events(self, fetched: Any, workers: Workers, used: NDArray[np.uint64]) -> Events | None:
+    def events(
+        self, fetched: Any, edges: NDArray[np.int64], workers: Workers, used: NDArray[np.uint64]
+    ) -> Events | None:
         """The events of fetched frames where the file gives them cheaply, otherwise None; raises `RawFileError`.
 
-        They are valid until the next call.
-        `used` has a bit for each pixel, the lowest first: with it they may have their sums.
+        They are valid until the next call. `edges` are those of the slices, the first one 0; `used` has a bit for each
+        pixel, the lowest first.
         """
         ...
 

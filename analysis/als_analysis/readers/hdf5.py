@@ -81,8 +81,10 @@ class Hdf5Frames:
             return None
         return self._chunks.decode(fetched, out, workers, used)
 
-    def events(self, fetched: Any, workers: Workers, used: NDArray[np.uint64]) -> Events | None:
-        return self._chunks.events(fetched, workers, used) if self._chunks is not None else None
+    def events(
+        self, fetched: Any, edges: NDArray[np.int64], workers: Workers, used: NDArray[np.uint64]
+    ) -> Events | None:
+        return self._chunks.events(fetched, edges, workers, used) if self._chunks is not None else None
 
     def blocks(self) -> Blocks | None:
         chunks = self._direct()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import RawFileError
-from als_analysis.readers.events import Events, of_frames
+from als_analysis.readers.events import Events, in_words
 from als_analysis.readers.frames import Quantity, Sums
 from als_analysis.readers.hdf5 import open_hdf5, read_fields
 from als_analysis.readers.layout import Layout
@@ -99,18 +99,33 @@ class ImmFrames:
             fetched.append((frame, data))
         return fetched
 
-    def events(self, fetched: Any, workers: Workers, used: NDArray[np.uint64]) -> Events | None:
-        return of_frames([self._events_of(data, frame) for frame, data in fetched], self.dtype) if self.sparse else None
+    def events(
+        self, fetched: Any, edges: NDArray[np.int64], workers: Workers, used: NDArray[np.uint64]
+    ) -> Events | None:
+        if not self.sparse:
+            return None
+        frames = [self._events_of(data, frame) for frame, data in fetched]
+        pixel, count = (np.concatenate([frame[part] for frame in frames]) for part in (0, 1))
+        starts = np.cumsum([0, *(len(frame[0]) for frame in frames)])
+        return in_words(starts, pixel, count, self.shape[1] * self.shape[2], edges, used, workers)
 
     def blocks(self) -> None:
         return None
 
     def _events_of(self, data: bytes, frame: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
-        count = len(data) // 6
-        index = np.frombuffer(data, dtype="<i4", count=count)
-        if count and (index.min() < 0 or index.max() >= self.shape[1] * self.shape[2]):
+        """One frame's pixels, ascending, and their counts."""
+        length = len(data) // 6
+        index = np.frombuffer(data, dtype="<i4", count=length)
+        count = np.frombuffer(data, dtype="<u2", offset=4 * length, count=length)
+        if (index[1:] <= index[:-1]).any():
+            order = np.argsort(index, kind="stable")
+            index, count = index[order], count[order]
+        if length and (index[0] < 0 or index[-1] >= self.shape[1] * self.shape[2]):
             raise RawFileError(f"{self.path}: frame {frame}: corrupted: a pixel index beyond the frame")
-        return index, np.frombuffer(data, dtype="<u2", offset=4 * count, count=count)
+        twice = index[1:][index[1:] == index[:-1]]
+        if len(twice):
+            raise RawFileError(f"{self.path}: frame {frame}: corrupted: it has pixel {twice[0]} twice")
+        return index, count
 
     def _decode_one(self, item: tuple[int, bytes], out: NDArray[Any]) -> None:
         frame, data = item

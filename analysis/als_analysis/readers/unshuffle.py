@@ -16,7 +16,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
-from als_analysis.readers.bitplanes import HEADER, any_set, bits_set, lz4, word
+from als_analysis.readers.bitplanes import HEADER, any_set, word
+from als_analysis.readers.instructions import bits_set, lz4
 from als_analysis.xpcs.compiled import compiled
 from als_analysis.xpcs.vectors import loop
 

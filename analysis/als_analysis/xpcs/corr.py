@@ -40,8 +40,8 @@ FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which t
 _USUAL_BYTES = 497 << 20  # what the analysis holds beside the interpreter where no limit is given …
 _USUAL_BYTES_PER_LANE = 2000  # … or this, for a detector larger than 512 x 512
 _MOST_FRAMES, _FEWEST_FRAMES = 256, 16  # in a block
-_MOST_EVENT_FRAMES = 256
-_MOST_KEPT_IN_LIMIT = 4 << 20  # events, 24 MiB
+_MOST_EVENT_FRAMES = 512
+_MOST_KEPT_IN_LIMIT = 12 << 20  # codes, 24 MiB
 
 Progress = Callable[[int, int], None]  # processed frames done, of all
 
@@ -137,9 +137,9 @@ def _run_of(
 
         correlator = DeviceCorrelator(frames, pixels, workers, TorchBackend())
     elif options.kind != "twotime" and is_sparse(source, options, pixels, frames, workers):
-        dense = arrange(pixels.size, pixels.used, pixels.static, pixels.dynamic, dense=True)
+        words = arrange(pixels.size, pixels.used, pixels.static, pixels.dynamic, windows=True)
         most = MOST_KEPT if options.memory is None else _MOST_KEPT_IN_LIMIT
-        correlator = EventCorrelator(frames, dense, workers, observer, source.dtype, most, options.save_g2)
+        correlator = EventCorrelator(frames, words, workers, observer, most, options.save_g2)
     elif options.kind != "twotime":
         blocks = _blocks_of(source, options, pixels, frames, workers.threads) if by_pixels else None
         if blocks is not None:
@@ -201,8 +201,14 @@ class _Run:
         begin = self._restore()
         frames = self.observer.frames
         edges = self.edges[self.edges.index(begin) :]
-        stream: Any = event_blocks if isinstance(self.correlator, EventCorrelator) else blocks
-        for start, block in stream(self.source, self.options, edges, self.workers, self.observer.pixels.used_bits):
+        given = (self.source, self.options, edges, self.workers)
+        pixels, cuts = self.observer.pixels, self.observer.cuts
+        stream: Any = (
+            event_blocks(*given, pixels, cuts)
+            if isinstance(self.correlator, EventCorrelator)
+            else blocks(*given, pixels.used_bits)
+        )
+        for start, block in stream:
             self._take(block)
             done = start + len(block)
             if progress is not None:
@@ -217,7 +223,7 @@ class _Run:
     def _take(self, block: Any) -> None:
         correlator = self.correlator
         if isinstance(correlator, EventCorrelator):
-            mean = self.observer.add_events(block, correlator.lane, self.workers)
+            mean = self.observer.add_sums(block.sums, block.full, block.content)
             correlator.add_events(block, scale_of(mean, self.options))
         else:
             mean = self.observer.add(block, self.workers)

@@ -127,7 +127,7 @@ class EncodedRun:
             sums, full = self.blocks.index(fetched, used, self.together, widths, self.workers)
             if (sums < 0).any():
                 raise FramesFirst
-            observer.add_encoded(fetched, sums, full)
+            observer.add_sums(sums, full, fetched.chunk)
             if not went_on(_FIRST_PASS * end / total):
                 return False
         return True

@@ -13,7 +13,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
-from als_analysis.readers.bitplanes import lz4, word
+from als_analysis.readers.bitplanes import word
+from als_analysis.readers.instructions import lz4
 from als_analysis.readers.unshuffle import top_plane
 from als_analysis.xpcs.compiled import compiled
 from als_analysis.xpcs.kernels import add_levels

@@ -109,7 +109,7 @@ def add_segments(
 
     `segments` (segments, m) i64 are sums over frames, `share` (segments,) one over the frames; used pixel i, at used[i]
     in a frame of `width`, is column place[i]. `weights` (2, 3) get, of the first and the last segment, the sum of the
-    means, and of these times y and x.
+    means that are above 0, and of these times y and x.
     """
     last = len(segments) - 1
     for s in range(len(segments)):
@@ -124,6 +124,7 @@ def add_segments(
 
 @compiled
 def _weigh(mean: float, pixel: int, width: int, weights: Any) -> None:
+    mean = max(mean, 0.0)
     weights[0] += mean
     weights[1] += mean * (pixel // width)
     weights[2] += mean * (pixel % width)

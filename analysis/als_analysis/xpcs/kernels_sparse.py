@@ -1,8 +1,12 @@
-"""The compiled loops of the event path: frames as lists of (pixel, count), for data with few photons.
+"""The compiled loops of the event path: frames as lists of events (see `readers.events`), for data with few photons.
 
 Levels 0 to 3 of the multi-tau scheme are sums over pairs of events of a pixel that are at most 71 frames apart; at one
 photon in a hundred frames there is hardly ever one. Level 4 compares means of 16 frames: from there on the dense
 loops take over, with a sixteenth of the samples. The state is that of the dense path, bit for bit in its layout.
+
+No processor can guess whether an event has another one near enough before it. So nothing is decided: every event is
+written to a list, which grows only for those that have one; then the next ones before are looked for in that list, and
+so on until it is empty.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from als_analysis.readers.events import COUNT_SHIFT, FRAME_SHIFT, MORE, WORD
 from als_analysis.xpcs.compiled import compiled
 from als_analysis.xpcs.kernels import add_levels
 from als_analysis.xpcs.vectors import LANES, REACH
@@ -19,176 +24,132 @@ from als_analysis.xpcs.vectors import LANES, REACH
 FINE_LEVELS = 4  # levels that are summed over pairs of events
 COARSE = 16  # frames in a sample of the first dense level
 FARTHEST = (REACH + 1 << FINE_LEVELS - 1) - 1  # frames apart in a pair of the fine levels: 71
-MEMORY = 80  # frames whose events the next block needs again: 71, rounded up to a multiple of COARSE
-STRIPE = 32  # tiles whose events are sorted together
+MEMORY = 80  # frames whose events the next ones need again: 71, rounded up to a multiple of COARSE
+_FINE_ROWS = REACH + (REACH // 2) * (FINE_LEVELS - 1)
+_NEVER = -(1 << 30)  # the time of an event that is near no other
 
 
-def _pair_table() -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """For two frames d apart, the later at t, at d * 8 + t % 8: the row of sums and its share, and a second one or -1.
+def _pair_rows() -> NDArray[np.int64]:
+    """For two frames d apart, the later at t, at d * 8 + t % 8: the row of the lag that they belong to.
 
-    A pair of frames is part of a pair of samples of one level, for a few distances of two, or of none (share 0).
+    A pair of frames is part of a pair of samples of one level, or of none: the last row, which nobody reads.
     """
-    row, share = np.zeros((2, (FARTHEST + 1) * 8), dtype=np.int64), np.zeros((2, (FARTHEST + 1) * 8))
-    row[1] = -1
+    row = np.full((FARTHEST + 1) * 8, _FINE_ROWS, dtype=np.int64)
     for d in range(1, FARTHEST + 1):
         for t in range(8):
-            found = [(d - 1, 1.0)] if d <= REACH else []
+            found = [d - 1] if d <= REACH else []
             for level in range(1, FINE_LEVELS):
                 step = (t >> level) - ((t - d) >> level)
                 if REACH // 2 < step <= REACH:
-                    found.append((REACH + (REACH // 2) * (level - 1) + step - REACH // 2 - 1, 0.25**level))
-            for place, (at, part) in enumerate(found):
-                row[place, d * 8 + t], share[place, d * 8 + t] = at, part
-    return row[0], share[0], row[1], share[1]
+                    found.append(REACH + (REACH // 2) * (level - 1) + step - REACH // 2 - 1)
+            assert len(found) < 2
+            row[d * 8 + t] = found[0] if found else _FINE_ROWS
+    return row
 
 
-_ROW, _SHARE, _ROW_TOO, _SHARE_TOO = _pair_table()
-
-
-@compiled
-def count_events(words: Any, raw: Any, begin: int, end: int, counts: Any) -> None:
-    """Number of pixels that are not 0 in frames begin … end; `words` is `raw` itself, or the same as u64 (n, m)."""
-    width = raw.shape[1] // words.shape[1]
-    for t in range(begin, end):
-        found = 0
-        for w in range(words.shape[1]):
-            if words[t, w] != 0:
-                for p in range(w * width, (w + 1) * width):
-                    found += 1 if raw[t, p] != 0 else 0
-        counts[t] = found
-
-
-@compiled
-def list_events(words: Any, raw: Any, begin: int, end: int, starts: Any, pixel: Any, count: Any) -> None:
-    """Write the pixels that are not 0 of frames begin … end, frame by frame from starts[t] on."""
-    width = raw.shape[1] // words.shape[1]
-    for t in range(begin, end):
-        at = starts[t]
-        for w in range(words.shape[1]):
-            if words[t, w] != 0:
-                for p in range(w * width, (w + 1) * width):
-                    if raw[t, p] != 0:
-                        pixel[at] = p
-                        count[at] = raw[t, p]
-                        at += 1
-
-
-@compiled
-def sum_events(starts: Any, pixel: Any, count: Any, lane: Any, begin: int, end: int, sums: Any) -> None:
-    """Sum of the counts in used pixels (`lane` not negative) of each frame."""
-    for t in range(begin, end):
-        total = np.int64(0)
-        for e in range(starts[t], starts[t + 1]):
-            if lane[pixel[e]] >= 0:
-                total += np.int64(count[e])
-        sums[t] = total
-
-
-@compiled
-def keep_events(
-    starts: Any,
-    pixel: Any,
-    count: Any,
-    lane: Any,
-    begin: int,
-    end: int,
-    to: int,
-    kept_starts: Any,
-    kept_stops: Any,
-    kept_lane: Any,
-    kept_count: Any,
-    unused: Any,
-) -> None:
-    """Of frames begin … end, write the used pixels' events from kept_lane[to] on: frame t's from kept_starts[t] on.
-
-    `lane` (pixels,) i32 is each pixel's place in all tiles, -1 for none: those events are added to `unused` (pixels,).
-    """
-    for t in range(begin, end):
-        kept_starts[t] = to
-        for e in range(starts[t], starts[t + 1]):
-            place = lane[pixel[e]]
-            kept_lane[to] = place
-            kept_count[to] = count[e]
-            to += 1 if place >= 0 else 0
-            if place < 0:
-                unused[pixel[e]] += np.float64(count[e])
-        kept_stops[t] = to
-
-
-@compiled
-def _from(lane: Any, begin: int, end: int, bound: int) -> Any:
-    """The first of the ascending lanes begin … end that is not below `bound`."""
-    while begin < end:
-        middle = (begin + end) // 2
-        if lane[middle] < bound:
-            begin = middle + 1
-        else:
-            end = middle
-    return begin
+_ROW = _pair_rows()
+# the level of each row, and what a product of two frames is of a product of two samples there
+_LEVEL = np.array([0] * REACH + [1 + i // (REACH // 2) for i in range(_FINE_ROWS - REACH)] + [0], dtype=np.int64)
+_SHARE = 0.25**_LEVEL
 
 
 @compiled
 def add_events(
-    starts: Any,
-    stops: Any,
-    lane: Any,
-    count: Any,
+    codes: Any,
+    at: Any,
+    lengths: Any,
+    slice_: int,
+    word: int,
+    first: Any,
+    segment: Any,
     scale: Any,
     origin: int,
-    segment: Any,
-    begin: int,
-    end: int,
-    base: int,
+    n: int,
+    tile_of_word: Any,
+    lanes: Any,
     per_lane: Any,
+    most: int,
     seen: Any,
     sums: Any,
     recent: Any,
-    first: Any,
+    first_samples: Any,
     total: Any,
 ) -> None:
-    """Add the frames from `origin` on to tiles begin … end; those before are the frames before, needed for pairs.
+    """Add n frames, from number `origin` on, to the tiles of the words from number `word` on.
 
-    Frame t's events are `lane` (their places in all tiles, ascending) and `count` from starts[t] to stops[t]; scale[t]
-    (f32) multiplies the counts. Frames before are a multiple of 16, and so are those after but for the last block.
-    `per_lane` (segments, lanes) i64 and the state are of the tiles from `base` on; `seen` counts the samples before.
-    per_lane[segment[t]] gets the counts. Tiles are taken a few at a time: their sorted events stay in the cache.
+    The slices from number `slice_` on hold them, and frames before that are needed again for pairs, but for the first.
+    Slice s has frames first[s] … of `origin`'s count (negative: before); its codes of the first word begin at at[s],
+    which moves on, and lengths[slice_ + s, word + w] are of word w. scale[origin + t] (f32) multiplies frame t's
+    counts. tile_of_word[w] is the tile of the state, -1 for a word without used pixels. per_lane[segment[s]] gets the
+    counts of all pixels, word w's from lanes[w] on. No word has more than `most` codes.
     """
-    frames = len(starts)
-    n = frames - origin
     rows = n // COARSE
     x = np.zeros((REACH + 1 + rows, LANES), dtype=np.float32)
     y = np.empty_like(x)
-    at = np.empty(frames, dtype=np.int64)
-    for t in range(frames):
-        at[t] = _from(lane, starts[t], stops[t], begin * LANES)
-    ends = np.empty(STRIPE * LANES, dtype=np.int64)
-    when = np.empty(0, dtype=np.int32)
-    value = np.empty(0, dtype=np.float32)
-    for low in range(begin, end, STRIPE):
-        high = min(low + STRIPE, end)
-        found = _count_by_lane(stops, lane, at, low * LANES, high * LANES, ends)
-        if found > len(when):
-            when = np.empty(found + found // 4, dtype=np.int32)
-            value = np.empty(found + found // 4, dtype=np.float32)
-        mine = per_lane[:, (low - base) * LANES : (high - base) * LANES]
-        _sort(stops, lane, count, scale, origin, at, low * LANES, high * LANES, segment, ends, when, value, mine)
-        for tile in range(low, high):
-            here = tile - base
-            for t in range(rows):
-                _clear(x[REACH + t])
-            for level in range(FINE_LEVELS):
-                for row in range(REACH):
-                    _clear(recent[here, level, row])
-            for p in range(LANES):
-                place = (tile - low) * LANES + p
-                start = ends[place - 1] if place > 0 else 0
-                stop = ends[place]
-                if stop > start:
-                    total[here, p] += _add_lane(when, value, start, stop, n, sums[here], x, p)
-                    _note_last(when, value, start, stop, n, recent[here], p)
-                    if seen[0] < REACH << (FINE_LEVELS - 1):
-                        _note_first(when, value, start, stop, seen[0], first[here], p)
-            add_levels(x, y, rows, FINE_LEVELS, seen, sums[here], recent[here], first[here], total[here])
+    products = np.empty((_FINE_ROWS + 1, LANES))
+    last = np.empty(LANES, dtype=np.int32)  # each pixel's last event so far, 0 for none
+    # of each event of a word: its frame, its scaled count, its pixel, and the event before it of the same pixel
+    when, earlier = np.empty(most + 2, dtype=np.int32), np.empty(most + 2, dtype=np.int32)
+    value, lane = np.empty(most + 2, dtype=np.float32), np.empty(most + 2, dtype=np.uint8)
+    some, before = np.empty(most + 2, dtype=np.int32), np.empty(most + 2, dtype=np.int32)
+    last_frame = np.empty(_FINE_ROWS + 1, dtype=np.int64)  # below: in a whole sample of the row's level
+    for row in range(_FINE_ROWS + 1):
+        last_frame[row] = n >> _LEVEL[row] << _LEVEL[row]
+    when[0] = _NEVER
+    earlier[0] = 0
+    value[0] = np.float32(0.0)
+    for w in range(len(tile_of_word)):
+        tile = tile_of_word[w]
+        if tile < 0:
+            for s in range(len(at)):
+                length = np.int64(lengths[slice_ + s, word + w])
+                if first[s] >= 0:
+                    _count(codes, at[s], length, per_lane[segment[s], lanes[w] : lanes[w] + LANES])
+                at[s] += length
+            continue
+        for t in range(rows):
+            _clear(x[REACH + t])
+        for p in range(LANES):
+            last[p] = 0
+        events, pairs = np.uintp(1), np.uintp(0)
+        for s in range(len(at)):
+            length = np.int64(lengths[slice_ + s, word + w])
+            counts = per_lane[segment[s], lanes[w] : lanes[w] + LANES]
+            old = first[s] < 0
+            e = np.uintp(at[s])
+            end = e + np.uintp(length)
+            at[s] += length
+            while e < end:
+                code = np.int64(codes[e])
+                pixel = np.uintp(code & (WORD - 1))
+                t = first[s] + ((code >> FRAME_SHIFT) & 31)
+                count: Any = code >> COUNT_SHIFT
+                e += np.uintp(1)
+                if count == 0:
+                    count = _large(codes, e)
+                    e += np.uintp(MORE)
+                v = np.float32(count) * scale[np.uintp(origin + t)]
+                j = last[pixel]
+                last[pixel] = events
+                when[events] = t
+                value[events] = v
+                lane[events] = pixel
+                earlier[events] = j
+                some[pairs] = events
+                before[pairs] = j
+                events += np.uintp(1)
+                if old:
+                    continue
+                counts[pixel] += count
+                if t < rows * COARSE:
+                    x[np.uintp(REACH + t // COARSE), pixel] += v
+                pairs += np.uintp(t - when[np.uintp(j)] <= FARTHEST)
+        _add_pairs(when, value, lane, earlier, some, before, pairs, last_frame, products, sums[tile])
+        _add_whole(x, when, value, lane, events, n, total[tile])
+        _note_last(when, value, lane, events, n, recent[tile])
+        if seen[0] < REACH << (FINE_LEVELS - 1):
+            _note_first(when, value, lane, events, seen[0], first_samples[tile])
+        add_levels(x, y, rows, FINE_LEVELS, seen, sums[tile], recent[tile], first_samples[tile], total[tile])
 
 
 @compiled
@@ -198,131 +159,99 @@ def _clear(row: Any) -> None:
 
 
 @compiled
-def _count_by_lane(stops: Any, lane: Any, at: Any, begin: int, end: int, ends: Any) -> Any:
-    """Where the events of lanes begin … end begin, in `ends` (end - begin,); returns how many there are.
-
-    `at` (frames,) is where each frame's events begin.
-    """
-    for place in range(len(ends)):
-        ends[place] = 0
-    for t in range(len(at)):
-        e = at[t]
-        last = stops[t]
-        while e < last and lane[e] < end:
-            ends[lane[e] - begin] += 1
-            e += 1
-    found = 0
-    for place in range(len(ends)):
-        mine = ends[place]
-        ends[place] = found
-        found += mine
-    return found
+def _large(codes: Any, at: Any) -> Any:
+    """A count that takes codes of its own, from codes[at] on."""
+    count = np.int64(0)
+    for part in range(MORE):
+        count |= np.int64(codes[at + np.uintp(part)]) << 16 * part
+    return count
 
 
 @compiled
-def _sort(
-    stops: Any,
-    lane: Any,
-    count: Any,
-    scale: Any,
-    origin: int,
-    at: Any,
-    begin: int,
-    end: int,
-    segment: Any,
-    ends: Any,
-    when: Any,
-    value: Any,
-    per_lane: Any,
-) -> None:
-    """The events of lanes begin … end by lane, then by time: `when` i32 (frame - origin), `value` f32 = count * scale.
-
-    `ends` comes from `_count_by_lane`; afterwards lane i's events lie before ends[i - begin], after the one before, and
-    `at` has moved on. per_lane[segment[t]] (lanes,) gets the counts of the frames from `origin` on.
-    """
-    for t in range(len(at)):
-        factor = scale[t]
-        e = at[t]
-        last = stops[t]
-        counts = per_lane[segment[t]]
-        new = np.int64(1 if t >= origin else 0)
-        while e < last and lane[e] < end:
-            place = lane[e] - begin
-            to = ends[place]
-            when[to] = t - origin
-            value[to] = np.float32(count[e]) * factor
-            ends[place] = to + 1
-            counts[place] += new * np.int64(count[e])
-            e += 1
-        at[t] = e
+def _count(codes: Any, begin: Any, length: Any, counts: Any) -> None:
+    """Add the counts of a word's codes to those of its pixels."""
+    e = np.uintp(begin)
+    end = e + np.uintp(length)
+    while e < end:
+        code = np.int64(codes[e])
+        count: Any = code >> COUNT_SHIFT
+        e += np.uintp(1)
+        if count == 0:
+            count = _large(codes, e)
+            e += np.uintp(MORE)
+        counts[np.uintp(code & (WORD - 1))] += count
 
 
 @compiled
-def _add_lane(when: Any, value: Any, start: int, stop: int, n: int, sums: Any, x: Any, p: int) -> Any:
-    """One lane's events, start … stop: its pairs to `sums`, its means of 16 frames to `x`; gives level 3's new sum."""
+def _add_pairs(
+    when: Any, value: Any, lane: Any, earlier: Any, some: Any, before: Any, pairs: Any, last_frame: Any, products: Any,
+    sums: Any,
+) -> None:  # fmt: skip
+    """Add the products of all pairs of events of a pixel that are near enough; `some` and `before` are the first ones.
+
+    earlier[i] is the event before event i of the same pixel, 0 for none.
+    """
+    for row in range(_FINE_ROWS + 1):
+        for p in range(LANES):
+            products[row, p] = 0.0
+    while pairs > np.uintp(0):
+        left = np.uintp(0)
+        for a in range(pairs):
+            i, j = np.uintp(some[a]), np.uintp(before[a])
+            t = np.int64(when[i])
+            lag = _ROW[np.uintp((t - when[j]) * 8 + (t & 7))]
+            lag = lag if t < last_frame[np.uintp(lag)] else _FINE_ROWS
+            products[np.uintp(lag), np.uintp(lane[i])] += np.float64(value[i]) * np.float64(value[j])
+            again = earlier[j]
+            some[left] = i
+            before[left] = again
+            left += np.uintp(t - when[np.uintp(again)] <= FARTHEST)
+        pairs = left
+    for row in range(_FINE_ROWS):
+        for p in range(LANES):
+            sums[row, p] += products[row, p] * _SHARE[row]
+
+
+@compiled
+def _add_whole(x: Any, when: Any, value: Any, lane: Any, events: Any, n: int, total: Any) -> None:
+    """Turn sums of 16 frames into means, and add the samples of level 3, means of 8 frames, to `total`."""
     rows = n // COARSE
-    summed = n // 8 * 8  # frames in whole samples of level 3, whose sum is the total
-    whole = 0.0
-    for e in range(start, stop):
-        t = when[e]
-        if t < 0:
-            continue
-        v = value[e]
-        if t // COARSE < rows:
-            x[REACH + t // COARSE, p] += v * np.float32(1.0 / COARSE)
-        if t < summed:
-            whole += np.float64(v)
-        earlier = e - 1
-        while earlier >= start and t - when[earlier] <= FARTHEST:
-            product = np.float64(v) * np.float64(value[earlier])
-            # looked up, not decided: what level a pair belongs to is as good as random
-            at = (t - when[earlier]) * 8 + t % 8
-            if t < summed:
-                sums[_ROW[at], p] += product * _SHARE[at]
-                if _ROW_TOO[at] >= 0:
-                    sums[_ROW_TOO[at], p] += product * _SHARE_TOO[at]
-            else:
-                _add_last_pair(sums, t, when[earlier], product, n, p)
-            earlier -= 1
-    return whole * 0.125
+    for t in range(REACH, REACH + rows):
+        for p in range(LANES):
+            x[t, p] *= np.float32(1.0 / COARSE)
+            total[p] += 2.0 * np.float64(x[t, p])
+    e = events - np.uintp(1)
+    while when[e] >= rows * COARSE:
+        if when[e] < n // 8 * 8:
+            total[np.uintp(lane[e])] += np.float64(value[e]) * 0.125
+        e -= np.uintp(1)
 
 
 @compiled
-def _add_last_pair(sums: Any, t: int, s: int, product: float, n: int, p: int) -> None:
-    """A pair whose later frame is not in a whole sample of level 3, and so perhaps in none of a lower one."""
-    if t - s <= REACH:
-        sums[t - s - 1, p] += product
-    for level in range(1, FINE_LEVELS):
-        step = (t >> level) - (s >> level)
-        if REACH // 2 < step <= REACH and (t >> level) < (n >> level):
-            share = 1.0 / np.float64(1 << (2 * level))
-            sums[REACH + (REACH // 2) * (level - 1) + step - REACH // 2 - 1, p] += product * share
-
-
-@compiled
-def _note_last(when: Any, value: Any, start: int, stop: int, n: int, recent: Any, p: int) -> None:
+def _note_last(when: Any, value: Any, lane: Any, events: Any, n: int, recent: Any) -> None:
     """The newest samples of each fine level, for the frames to come."""
-    e = stop - 1
-    while e > start and when[e - 1] >= n - MEMORY:
-        e -= 1
-    while e < stop:
-        t = when[e]
+    for level in range(FINE_LEVELS):
+        for row in range(REACH):
+            _clear(recent[level, row])
+    e = events - np.uintp(1)
+    while when[e] >= n - MEMORY:
+        t: Any = np.int64(when[e])
         for level in range(FINE_LEVELS):
             row = REACH - ((n >> level) - (t >> level))
             if 0 <= row < REACH:
-                recent[level, row, p] += value[e] / np.float32(1 << level)
-        e += 1
+                recent[level, np.uintp(row), np.uintp(lane[e])] += value[e] / np.float32(1 << level)
+        e -= np.uintp(1)
 
 
 @compiled
-def _note_first(when: Any, value: Any, start: int, stop: int, before: int, first: Any, p: int) -> None:
+def _note_first(when: Any, value: Any, lane: Any, events: Any, before: int, first: Any) -> None:
     """The very first samples of each fine level; `before` frames were there before."""
-    for e in range(start, stop):
-        since = before + when[e]
+    for e in range(np.uintp(1), events):
+        since = before + np.int64(when[e])
         if when[e] < 0:
             continue
         if since >= REACH << (FINE_LEVELS - 1):
             return
         for level in range(FINE_LEVELS):
             if since >> level < REACH:
-                first[level, since >> level, p] += value[e] / np.float32(1 << level)
+                first[level, np.uintp(since >> level), np.uintp(lane[e])] += value[e] / np.float32(1 << level)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from als_analysis.readers.chunks import Fetched
-from als_analysis.readers.events import Events
 from als_analysis.workers import Workers
 from als_analysis.xpcs.stream import Block
 from als_analysis.xpcs.tiles import Pixels
@@ -95,72 +94,36 @@ class Observer:
             self._close_segment()
         return mean
 
-    def add_events(self, events: Events, lane: NDArray[np.int32], workers: Workers) -> F64:
-        """As `add`, for frames given as events; `lane` is not negative for used pixels.
+    def add_sums(self, sums: NDArray[np.int64], full: NDArray[np.int64], content: Callable[[int], NDArray[Any]]) -> F64:
+        """As `add`, for frames of which only the sums and the numbers at the top are known, of used pixels each.
 
-        The used pixels' counts come later, see `add_pixels`; those of the others are added by whoever goes over them.
+        content(t) gives what is equal for equal frames; the file has one encoder. Pixels come later, see `add_pixels`.
         """
-        from als_analysis.xpcs import kernels_sparse
-
-        start, count = self.done, len(events)
-        sums = events.sums
-        if sums is None:
-            sums = np.empty(count, dtype=np.int64)
-            found = (events.starts, events.pixel, events.count, lane)
-            workers.share(lambda a, b: kernels_sparse.sum_events(*found, a, b, sums), count)
-        mean = self.mean[start : start + count]
-        mean[:] = sums / len(self.pixels.used)
-        same = np.flatnonzero(
-            (mean == np.append(self.mean[start - 1 : start] if start else np.nan, mean[:-1])) & (mean != 0)
-        )
-        for row in same.tolist():
-            now = np.concatenate(events.frame(row))
-            before = np.concatenate(events.frame(row - 1)) if row else self._last
-            self.repeated += int(before is not None and np.array_equal(now, before))
-        self._last = np.concatenate(events.frame(count - 1))
-        if self.top is not None:
-            self.saturated += int(np.count_nonzero(events.count == self.top))
-            self.looked_at += count * self.pixels.size
-        self.done += count
-        return mean
-
-    def add_encoded(self, fetched: Fetched, sums: NDArray[np.int64], full: NDArray[np.int64]) -> None:
-        """As `add`, for frames as they are encoded, with their sums and their numbers of used pixels at the top.
-
-        A repeated frame has the same bytes: the file has one encoder. Pixels come later, see `add_pixels`.
-        """
-        start, count = self.done, len(fetched)
+        start, count = self.done, len(sums)
         mean = self.mean[start : start + count]
         mean[:] = sums / len(self.pixels.used)
         for row in range(count):
             same = start + row > 0 and mean[row] != 0 and mean[row] == self.mean[start + row - 1]
             if same:
-                before = fetched.chunk(row - 1) if row else self._last
-                self.repeated += int(before is not None and np.array_equal(fetched.chunk(row), before))
-        self._last = fetched.chunk(count - 1).copy()
+                before = content(row - 1) if row else self._last
+                self.repeated += int(before is not None and np.array_equal(content(row), before))
+        self._last = content(count - 1).copy()
         self.saturated += int(full.sum())
         self.looked_at += count * len(self.pixels.used)
         self.done += count
+        return mean
 
     def add_pixels(self, first: int, segments: NDArray[np.int64]) -> None:
         """All frames of the pixels from `first` on: their sums over each segment, (segments, pixels)."""
+        from als_analysis.xpcs import kernels_frames
+
         end = first + segments.shape[1]
         self.total[first:end] = segments.sum(axis=0)
         low, high = (int(n) for n in np.searchsorted(self.pixels.used, (first, end)))
-        self._add_used(low, high, segments, self.pixels.used[low:high] - first)
-
-    def add_used(self, low: int, high: int, segments: NDArray[np.int64]) -> None:
-        """As `add_pixels`, of the used pixels low … high."""
-        self.total[self.pixels.used[low:high]] = segments.sum(axis=0)
-        self._add_used(low, high, np.ascontiguousarray(segments), np.arange(high - low))
-
-    def _add_used(self, low: int, high: int, segments: NDArray[np.int64], place: NDArray[np.int64]) -> None:
-        from als_analysis.xpcs import kernels_frames
-
         static, used = self.pixels.static[low:high], self.pixels.used[low:high]
         share = 1.0 / np.diff([0, *self.cuts])
         kernels_frames.add_segments(
-            segments, place, static, used, self.shape[1], share, self._segment_sums, self._weights
+            segments, used - first, static, used, self.shape[1], share, self._segment_sums, self._weights
         )
 
     def close_segments(self) -> None:

@@ -56,26 +56,26 @@ class Pixels:
 
 
 def arrange(
-    size: int, used: NDArray[np.int64], static: NDArray[np.int64], dynamic: NDArray[np.int64], dense: bool = False
+    size: int, used: NDArray[np.int64], static: NDArray[np.int64], dynamic: NDArray[np.int64], windows: bool = False
 ) -> Pixels:
     """Arrange `used` (ascending flat indices into a frame of `size` pixels) with their bins into tiles.
 
-    `dense`: without empty lanes at any rate, for those who do not read pixels out of frames.
+    `windows`: never gathered, however few pixels of a window are used.
     """
     window = used // LANES
     tile = np.cumsum(np.diff(window, prepend=window[:1]) != 0)
-    windows = window[np.flatnonzero(np.diff(tile, prepend=-1))] * LANES
+    starts = window[np.flatnonzero(np.diff(tile, prepend=-1))] * LANES
     gathered: NDArray[np.int64] | None = None
-    if dense or len(windows) * LANES > _MOST_WASTE * len(used) + LANES:
+    if not windows and len(starts) * LANES > _MOST_WASTE * len(used) + LANES:
         tiles = -(-len(used) // LANES)
         gathered = np.full(tiles * LANES, -1, dtype=np.int64)
         gathered[: len(used)] = used
         gathered = gathered.reshape(tiles, LANES)
-        windows = np.zeros(tiles, dtype=np.int64)
+        starts = np.zeros(tiles, dtype=np.int64)
         lanes = np.arange(len(used))
     else:
-        lanes = tile * LANES + used - windows[tile]
-    of_lane = np.full((2, len(windows) * LANES), -1, dtype=np.int64)
+        lanes = tile * LANES + used - starts[tile]
+    of_lane = np.full((2, len(starts) * LANES), -1, dtype=np.int64)
     of_lane[0, lanes], of_lane[1, lanes] = static, dynamic
     breaks = np.flatnonzero(np.diff(used) != 1)
     runs = np.stack(
@@ -86,7 +86,7 @@ def arrange(
         used,
         static,
         dynamic,
-        windows,
+        starts,
         gathered,
         of_lane[0].reshape(-1, LANES),
         of_lane[1].reshape(-1, LANES),
