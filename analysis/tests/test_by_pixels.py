@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from als_analysis import memory
 from als_analysis.failure import Preempted, RawFileError
-from als_analysis.readers import blocks, load_layout, open_frames
+from als_analysis.readers import blocks, load_layout, open_frames, unshuffle
 from als_analysis.xpcs import corr, encoded
 from als_analysis.xpcs.corr import correlate
 from als_analysis.xpcs.options import Options
@@ -187,6 +187,23 @@ def test_where_pieces_come_slowly_frames_come_first(
     assert len(taken) == 1 and len(asked) == 1
     assert "p.h5" in (said := capsys.readouterr().err) and "going over the frames instead" in said
     assert same_bits(found, by_frames(path))
+
+
+def test_what_is_compiled_first_is_not_taken_for_slow_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, taken = write(tmp_path / "p.h5", 60), ran(monkeypatch)
+    real, calls = unshuffle.read_at, count()
+
+    def compiled_first(*a: Any) -> Any:
+        if next(calls) == 0:
+            time.sleep(0.5)
+        return real(*a)
+
+    monkeypatch.setattr(unshuffle, "read_at", compiled_first)
+    monkeypatch.setattr(
+        corr, "_run_of", lambda *a, real=corr._run_of: real(*a) if a[-1] else pytest.fail("frames first")
+    )
+    result(path, threads=1)
+    assert taken == [3] and next(calls) > 2
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

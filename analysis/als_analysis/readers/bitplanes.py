@@ -24,10 +24,11 @@ from als_analysis.readers.instructions import (
     move_1,
     move_16,
     move_64,
+    word,
     zero_64,
 )
 from als_analysis.readers.kernels_events import put_code
-from als_analysis.xpcs.compiled import compiled
+from als_analysis.xpcs.compiled import compiled, compiled_part
 
 HEADER = 12
 TOO_FULL, DAMAGED = -1, -2
@@ -109,12 +110,12 @@ def unpack(source: int, size: int, target: int, room: int, row: int) -> Any:
     return -1
 
 
-@compiled
+@compiled_part
 def _byte(at: int) -> Any:
     return np.int64(load(at, np.uint8(0)))
 
 
-@compiled
+@compiled_part
 def _is_end(at: int, stop: int) -> bool:
     """Whether nothing but five plain bytes of 0 follows: what the encoder ends zeros with."""
     five = load(at + 1, np.uint64(0)) << np.uint64(24)
@@ -213,7 +214,7 @@ def list_slices(
             ends[s] = to
 
 
-@compiled
+@compiled_part
 def _block(data: Any, begin: int, end: int, pixels: int, item: int) -> Any:
     """The pixels of a block of the chunk data[begin:end], 0 where its header is not what it should be."""
     if end - begin < HEADER or word(data, begin) != 0 or word(data, begin + 4) != pixels * item or pixels % WORD != 0:
@@ -222,7 +223,7 @@ def _block(data: Any, begin: int, end: int, pixels: int, item: int) -> Any:
     return block if block > 0 and block % WORD == 0 and block * item <= _LARGEST else 0
 
 
-@compiled
+@compiled_part
 def _decode(function: int, data: Any, at: Any, t: int, end: int, rows: Any, words: int, item: int) -> Any:
     """Decode frame t's next block, at data[at[t]], into `rows`; gives how many bit rows may have bits, -1 for damage.
 
@@ -244,7 +245,7 @@ def _decode(function: int, data: Any, at: Any, t: int, end: int, rows: Any, word
     return (there + words * 8 - 1) // (words * 8)
 
 
-@compiled
+@compiled_part
 def _add_upper(rows: Any, height: int, sign: int, used: Any, mark: Any, several: Any) -> Any:
     """The sum of the bits above the first in used pixels; words that have some get `mark`."""
     words = len(used)
@@ -258,7 +259,7 @@ def _add_upper(rows: Any, height: int, sign: int, used: Any, mark: Any, several:
     return total
 
 
-@compiled
+@compiled_part
 def _list(rows: Any, w: int, begin: int, end: int, to: int, codes: Any) -> Any:
     """Write the events of word w of frames begin … end, each of one photon, from codes[to] on; gives where they end.
 
@@ -281,7 +282,7 @@ def _list(rows: Any, w: int, begin: int, end: int, to: int, codes: Any) -> Any:
     return np.int64(e)
 
 
-@compiled
+@compiled_part
 def _list_counts(
     rows: Any, w: int, words: int, t: int, height: int, sign: int, top: int, used: Any, full: Any, to: int, codes: Any
 ) -> Any:
@@ -302,7 +303,7 @@ def _list_counts(
     return to
 
 
-@compiled
+@compiled_part
 def _set_and_used(row: Any, used: Any) -> Any:
     found = np.int64(0)
     for w in range(len(row)):
@@ -310,20 +311,10 @@ def _set_and_used(row: Any, used: Any) -> Any:
     return found
 
 
-@compiled
+@compiled_part
 def any_set(words: Any) -> Any:
     """Whether any bit is set."""
     some = np.uint64(0)
     for w in range(len(words)):
         some |= words[w]
     return some != np.uint64(0)
-
-
-@compiled
-def word(data: Any, at: int) -> Any:
-    return (
-        (np.int64(data[at]) << 24)
-        | (np.int64(data[at + 1]) << 16)
-        | (np.int64(data[at + 2]) << 8)
-        | np.int64(data[at + 3])
-    )

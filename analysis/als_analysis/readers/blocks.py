@@ -64,6 +64,13 @@ class Blocks:
         most = together * (4 + size + size // 255 + 16)
         return np.zeros((frames, -(-self.count // together)), dtype=np.uint16 if most < 1 << 16 else np.uint32)
 
+    def prepare(self) -> None:
+        """Have what `read` calls compiled, so that its first call is as fast as the others."""
+        from als_analysis.readers.unshuffle import read_at
+
+        nothing = np.zeros(1, dtype=np.int64)
+        read_at(_pread_address(), self._descriptor, nothing[:0], nothing, np.empty(0, dtype=np.uint8))
+
     def read(self, frames: range, widths: NDArray[Any], group: int, buffer: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Read one group of blocks of all frames; gives starts: frame i's are buffer[starts[i] : starts[i + 1]].
 

@@ -102,8 +102,20 @@ def _typed_zero(context: Any, target: Any) -> Any:
     return types.void(types.int64), codegen
 
 
+def _typed_word(context: Any, data: Any, at: Any) -> Any:
+    """The u32 that data[at : at + 4] (u8, one dimension) are, the highest byte first; `at` is not looked at."""
+
+    def codegen(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bytes_ = ctx.make_array(signature.args[0])(ctx, builder, arguments[0]).data
+        where = builder.bitcast(builder.gep(bytes_, [arguments[1]]), ir.IntType(32).as_pointer())
+        return builder.zext(builder.bswap(builder.load(where, align=1)), ir.IntType(64))
+
+    return types.int64(data, types.int64), codegen
+
+
 lowest: Any = intrinsic(_typed_lowest)
 bits_set: Any = intrinsic(_typed_set)
 load: Any = intrinsic(_typed_load)
 move_1, move_16, move_64 = _mover(1), _mover(16), _mover(64)
 zero_64: Any = intrinsic(_typed_zero)
+word: Any = intrinsic(_typed_word)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from als_analysis.readers.events import COUNT_SHIFT, FRAME_SHIFT, MORE
-from als_analysis.xpcs.compiled import compiled
+from als_analysis.xpcs.compiled import compiled, compiled_part
 
 MOST_IN_CODE = 31  # a larger count takes more codes, and so does one that is not positive
 
@@ -76,7 +76,7 @@ def place_codes(starts: Any, pixel: Any, count: Any, edges: Any, begin: int, end
                 place[s, word] = put_code(codes, at, pixel[e] & 63, t - edges[s], np.int64(count[e]))
 
 
-@compiled
+@compiled_part
 def put_code(codes: Any, at: Any, pixel: Any, frame: Any, count: Any) -> Any:
     """Write an event to codes[at]; gives where the next one is written to."""
     here = pixel | frame << FRAME_SHIFT

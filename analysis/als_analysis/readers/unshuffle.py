@@ -16,9 +16,9 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
-from als_analysis.readers.bitplanes import HEADER, any_set, word
-from als_analysis.readers.instructions import bits_set, lz4
-from als_analysis.xpcs.compiled import compiled
+from als_analysis.readers.bitplanes import HEADER, any_set
+from als_analysis.readers.instructions import bits_set, lz4, word
+from als_analysis.xpcs.compiled import compiled, compiled_part
 from als_analysis.xpcs.vectors import loop
 
 LARGEST_BLOCK = 1 << 19  # bytes in a block: usually 8192; much more is no block but a damaged header
@@ -184,7 +184,7 @@ def sum_blocks(
             sums[t] = total
 
 
-@compiled
+@compiled_part
 def top_plane(rows: Any, words: int, planes: int) -> Any:
     """How many of the bit rows of a block there are up to the last one with a bit set."""
     while planes > 0 and not any_set(rows[(planes - 1) * words : planes * words]):
@@ -192,7 +192,7 @@ def top_plane(rows: Any, words: int, planes: int) -> Any:
     return planes
 
 
-@compiled
+@compiled_part
 def _full(rows: Any, planes: int, wanted: Any) -> Any:
     """How many of the wanted pixels have all bits set."""
     count = np.int64(0)
@@ -281,13 +281,13 @@ def decode_blocks(
     return True
 
 
-@compiled
+@compiled_part
 def _add(numbers: Any, sums: Any) -> None:
     for p in range(len(numbers)):
         sums[p] += np.int64(numbers[p])
 
 
-@compiled
+@compiled_part
 def _set_and_used(row: Any, used: Any) -> Any:
     count = np.int64(0)
     for w in range(len(row)):

@@ -198,6 +198,7 @@ class _Feed:
         self.run, self.scale = run, scale
         self.buffer = np.empty(run.largest_piece(), dtype=np.uint8)  # once: new memory costs more than the reading
         self.kind = np.empty(0, dtype=run.blocks.dtype)
+        run.blocks.prepare()  # compiling would be taken for slow reading
         self.read: tuple[int, int] | None = None  # piece and first frame of what is in the buffer
         self.segments = np.zeros((len(run.observer.cuts), 0), dtype=np.int64)
 

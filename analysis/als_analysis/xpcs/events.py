@@ -196,7 +196,8 @@ class _Feed:
             kept.codes, self._starts[part, group].copy(), self._lengths, part.start, words.start,
             kept.first[part] - begin, kept.segment[part], kept.scale, begin - kept.begin, end - begin,
             np.where(tiles < 0, -1, tiles - base), lane + np.arange(len(tiles)) * WORD, per_lane,
-            int(lengths.sum(axis=0, dtype=np.int64).max()), state.seen, state.sums, state.recent, state.first, state.total,
+            int(lengths.sum(axis=0, dtype=np.int64).max()), state.seen, state.sums, state.recent, state.first,
+            state.total,
         )  # fmt: skip
 
     def end(self) -> NDArray[np.int64]:

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from als_analysis.xpcs.compiled import compiled
+from als_analysis.xpcs.compiled import compiled, compiled_part
+from als_analysis.xpcs.state import SUMMED_LEVEL
 from als_analysis.xpcs.vectors import LANES, REACH, add_products_1_to_8, add_products_5_to_8
 
-SUMMED_LEVEL = 3
 
-
-@compiled
+@compiled_part
 def add_levels(x: Any, y: Any, n: int, level: int, seen: Any, sums: Any, recent: Any, first: Any, total: Any) -> None:
     """Take n new rows of one tile through `level` and all levels above; `seen` (levels,) counts samples before.
 
@@ -52,19 +51,19 @@ def add_levels(x: Any, y: Any, n: int, level: int, seen: Any, sums: Any, recent:
         level += 1
 
 
-@compiled
+@compiled_part
 def copy_row(source: Any, target: Any) -> None:
     for p in range(LANES):
         target[p] = source[p]
 
 
-@compiled
+@compiled_part
 def add_row(source: Any, target: Any) -> None:
     for p in range(LANES):
         target[p] += np.float64(source[p])
 
 
-@compiled
+@compiled_part
 def _scaled(source: Any, factor: Any, target: Any) -> None:
     for p in range(len(source)):
         target[p] = np.float32(source[p]) * factor
@@ -89,8 +88,8 @@ def add_windows(
     """
     n = raw.shape[0]
     size = raw.shape[1]
-    x = np.zeros((REACH + 1 + n, LANES), dtype=np.float32)
-    y = np.empty_like(x)
+    x = np.empty((REACH + 1 + n, LANES), dtype=np.float32)
+    y = np.empty(x.shape, dtype=np.float32)
     for tile in range(begin, end):
         start = starts[tile]
         if start + LANES <= size:
@@ -120,8 +119,8 @@ def add_gathered(
 ) -> None:
     """As `add_windows`, for tiles of scattered pixels: `pixels` (T, LANES), -1 for an empty lane."""
     n = raw.shape[0]
-    x = np.zeros((REACH + 1 + n, LANES), dtype=np.float32)
-    y = np.empty_like(x)
+    x = np.empty((REACH + 1 + n, LANES), dtype=np.float32)
+    y = np.empty(x.shape, dtype=np.float32)
     for tile in range(begin, end):
         for p in range(LANES):
             if pixels[tile, p] < 0:

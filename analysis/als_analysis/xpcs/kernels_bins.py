@@ -6,49 +6,44 @@ from typing import Any
 
 import numpy as np
 
-from als_analysis.xpcs.compiled import compiled
-from als_analysis.xpcs.kernels import SUMMED_LEVEL, add_row, copy_row
+from als_analysis.xpcs.compiled import compiled, compiled_part
+from als_analysis.xpcs.kernels import add_row, copy_row
 from als_analysis.xpcs.kernels_bins_vectors import LAGS, add_runs, turn_block
+from als_analysis.xpcs.state import SUMMED_LEVEL
 from als_analysis.xpcs.vectors import LANES, REACH
 
 
-@compiled
-def level_totals(seen: Any, newest: Any, total: Any, out: Any) -> None:
+@compiled_part
+def level_totals(seen: Any, recent: Any, total: Any, out: Any) -> None:
     """Sum of all samples of each level of one tile, out (levels, LANES) f64, from the one level that was summed.
 
-    `newest` (levels, LANES) is the last sample of each level.
+    The last ones of `recent` (levels, n, LANES) are the last samples of each level.
     """
+    last = recent.shape[1] - 1
     levels = out.shape[0]
     summed = min(SUMMED_LEVEL, levels - 1)
     for p in range(LANES):  # not as whole arrays: numba takes seconds to compile such an assignment
         out[summed, p] = total[p]
     for level in range(summed - 1, -1, -1):
         for p in range(LANES):
-            out[level, p] = 2.0 * out[level + 1, p] + (np.float64(newest[level, p]) if seen[level] % 2 == 1 else 0.0)
+            out[level, p] = 2.0 * out[level + 1, p] + (
+                np.float64(recent[level, last, p]) if seen[level] % 2 == 1 else 0.0
+            )
     for level in range(summed + 1, levels):
         for p in range(LANES):
             out[level, p] = 0.5 * (
-                out[level - 1, p] - (np.float64(newest[level - 1, p]) if seen[level - 1] % 2 == 1 else 0.0)
+                out[level - 1, p] - (np.float64(recent[level - 1, last, p]) if seen[level - 1] % 2 == 1 else 0.0)
             )
 
 
-@compiled
-def level_zero_totals(seen: Any, recent: Any, total: Any, out: Any) -> None:
-    """Sum of all frames per lane, out (T, LANES) f64."""
-    totals = np.empty((recent.shape[1], LANES))
-    for tile in range(total.shape[0]):
-        level_totals(seen, recent[tile, :, REACH - 1], total[tile], totals)
-        for p in range(LANES):
-            out[tile, p] = totals[0, p]
-
-
-@compiled
+@compiled_part
 def _past_sums(seen: Any, recent: Any, totals: Any, past: Any) -> None:
     """Sums of the earlier samples of all pairs so far, (lags, LANES), of one tile: all but the last ones."""
     row = 0
     some = np.empty(LANES)
     for level in range(recent.shape[0]):
-        some[:] = 0.0
+        for p in range(LANES):
+            some[p] = 0.0
         for step in range(1, REACH + 1):
             add_row(recent[level, REACH - step], some)
             if level == 0 or step > REACH // 2:
@@ -56,13 +51,14 @@ def _past_sums(seen: Any, recent: Any, totals: Any, past: Any) -> None:
                 row += 1
 
 
-@compiled
+@compiled_part
 def _future_sums(seen: Any, first: Any, totals: Any, future: Any) -> None:
     """Sums of the later samples of all pairs so far, (lags, LANES), of one tile: all but the first ones."""
     row = 0
     some = np.empty(LANES)
     for level in range(first.shape[0]):
-        some[:] = 0.0
+        for p in range(LANES):
+            some[p] = 0.0
         for step in range(1, REACH + 1):
             add_row(first[level, step - 1], some)
             if level == 0 or step > REACH // 2:
@@ -70,13 +66,13 @@ def _future_sums(seen: Any, first: Any, totals: Any, future: Any) -> None:
                 row += 1
 
 
-@compiled
+@compiled_part
 def _rest(whole: Any, part: Any, share: float, out: Any) -> None:
     for p in range(LANES):
         out[p] = (whole[p] - part[p]) * share
 
 
-@compiled
+@compiled_part
 def _pairs(seen: Any, row: int) -> Any:
     """Number of pairs of samples that a row of lags has."""
     if row < REACH:
@@ -86,7 +82,7 @@ def _pairs(seen: Any, row: int) -> Any:
     return max(0, seen[level] - step)
 
 
-@compiled
+@compiled_part
 def _add_bins(sums: Any, deviations: Any, lanes: Any, share: Any, per_static: Any, per_dynamic: Any) -> None:
     """Add what `add_runs` found to the sums over bins, at all lags that have pairs; `lanes` (bins,) are those alive."""
     for row in range(per_static.shape[1]):
@@ -102,7 +98,7 @@ def _add_bins(sums: Any, deviations: Any, lanes: Any, share: Any, per_static: An
                 per_dynamic[number, row, i] += deviations[block, number, i, lag]
 
 
-@compiled
+@compiled_part
 def _runs_of(static: Any, dynamic: Any, total: Any, runs: Any) -> Any:
     """Neighbouring lanes of one static bin, with finite totals: rows (start, stop, static, dynamic); how many."""
     count = 0
@@ -140,12 +136,16 @@ def reduce_tiles(
     part_static: Any,
     part_dynamic: Any,
     note: bool,
+    lanes: Any,
+    of_static: Any,
+    of_dynamic: Any,
 ) -> None:
     """Sum tiles begin … end over their bins; with `differ` also, into part_…, without the pairs of the earlier state.
 
     `per_static` (bins, lags, 4): G2, IP, IF, pixels; `per_dynamic` (bins, lags, 3): pixels with a g2, sum of (g2 - 1),
-    sum of (g2 - 1)^2. Pixels whose total is not finite are left out. The earlier state has the
-    suffix 0; with `note` it becomes the present one.
+    sum of (g2 - 1)^2. Pixels whose total is not finite are left out. The earlier state has the suffix 0, `newest0`
+    (T, levels, 1, LANES) its last samples; with `note` it becomes the present one. `lanes` (bins,), `of_static` and
+    `of_dynamic` (2, lags / LAGS, bins, 3, LAGS) are 0 and written to.
     """
     lags = sums.shape[1]
     levels = recent.shape[1]
@@ -156,13 +156,10 @@ def reduce_tiles(
     turned = np.empty((6, LANES, LAGS))
     least = np.empty(LANES)
     runs = np.empty((LANES, 4), dtype=np.int64)
-    lanes = np.zeros(statics)
     # from here on index 0: all pairs, 1: without those of the earlier state
     share = np.empty((2, lags))
     some, some0 = np.empty(lags), np.empty(lags)
     parts = 2 if differ else 1
-    of_static = np.zeros((parts, blocks, statics, 3, LAGS))
-    of_dynamic = np.zeros((parts, blocks, dynamics, 3, LAGS))
     for row in range(lags):
         now, before = _pairs(seen, row), _pairs(seen0, row)
         some[row], some0[row] = min(now, 1), min(before, 1)
@@ -171,7 +168,7 @@ def reduce_tiles(
     for tile in range(begin, end):
         if differ:
             level_totals(seen0, newest0[tile], total0[tile], totals0)
-        level_totals(seen, recent[tile, :, REACH - 1], total[tile], totals)
+        level_totals(seen, recent[tile], total[tile], totals)
         for p in range(LANES):
             least[p] = 3e-6 * abs(totals[0, p]) / max(seen[0], 1)
         count = _runs_of(static[tile], dynamic[tile], totals[0], runs)
@@ -185,7 +182,7 @@ def reduce_tiles(
                 add_runs(3 * part, block, count, statics, dynamics, *to)
         if note:
             for level in range(levels):
-                copy_row(recent[tile, level, REACH - 1], newest0[tile, level])
+                copy_row(recent[tile, level, REACH - 1], newest0[tile, level, 0])
             for p in range(LANES):
                 total0[tile, p] = total[tile, p]
     _add_bins(of_static[0], of_dynamic[0], lanes, share[0], per_static, per_dynamic)
@@ -201,7 +198,7 @@ def mean_products(begin: int, end: int, seen: Any, sums: Any, recent: Any, first
     past = np.empty((lags, LANES))
     future = np.empty((lags, LANES))
     for tile in range(begin, end):
-        level_totals(seen, recent[tile, :, REACH - 1], total[tile], totals)
+        level_totals(seen, recent[tile], total[tile], totals)
         _past_sums(seen, recent[tile], totals, past)
         _future_sums(seen, first[tile], totals, future)
         for row in range(lags):

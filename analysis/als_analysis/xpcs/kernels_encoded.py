@@ -13,10 +13,9 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
-from als_analysis.readers.bitplanes import word
-from als_analysis.readers.instructions import lz4
+from als_analysis.readers.instructions import lz4, word
 from als_analysis.readers.unshuffle import top_plane
-from als_analysis.xpcs.compiled import compiled
+from als_analysis.xpcs.compiled import compiled, compiled_part
 from als_analysis.xpcs.kernels import add_levels
 from als_analysis.xpcs.vectors import LANES, REACH, loop
 
@@ -120,8 +119,8 @@ def add_encoded(
     place = np.empty(AT_ONCE, dtype=np.int64)
     top = np.empty(AT_ONCE, dtype=np.int64)
     seen = np.empty(levels, dtype=np.int64)
-    x = np.zeros((REACH + 1 + AT_ONCE, LANES), dtype=np.float32)
-    y = np.empty_like(x)
+    x = np.empty((REACH + 1 + AT_ONCE, LANES), dtype=np.float32)
+    y = np.empty(x.shape, dtype=np.float32)
     n = len(at)
     segment = 0
     for begin in range(0, n, AT_ONCE):
@@ -160,7 +159,7 @@ def add_encoded(
     return True
 
 
-@compiled
+@compiled_part
 def _copy(source: Any, target: Any) -> None:
     for w in range(len(source)):
         target[w] = source[w]

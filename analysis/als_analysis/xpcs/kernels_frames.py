@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from als_analysis.xpcs.compiled import compiled
+from als_analysis.xpcs.compiled import compiled, compiled_part
 
 
 @compiled
@@ -34,7 +34,7 @@ def whole_frame_means(raw: Any, runs: Any, begin: int, end: int, mean: Any) -> N
         mean[t] = total / count if count > 0 else np.nan
 
 
-@compiled
+@compiled_part
 def _finite_sum(row: Any) -> tuple[float, int]:
     total = 0.0
     known = 0
@@ -46,7 +46,7 @@ def _finite_sum(row: Any) -> tuple[float, int]:
     return total, known
 
 
-@compiled
+@compiled_part
 def _whole_sum(row: Any) -> Any:
     total: Any = 0
     for p in range(len(row)):
@@ -62,8 +62,9 @@ def add_frames(raw: Any, begin: int, end: int, total: Any, known: Any) -> None:
     count = np.empty(width, dtype=np.int64)
     for start in range(begin, end, width):
         stop = min(start + width, end)
-        sums[:] = 0.0
-        count[:] = 0
+        for p in range(width):
+            sums[p] = 0.0
+            count[p] = 0
         for t in range(raw.shape[0]):
             _add_finite(raw[t, start:stop], sums, count)
         for p in range(stop - start):
@@ -78,7 +79,8 @@ def add_whole_frames(raw: Any, begin: int, end: int, total: Any, known: Any) -> 
     sums = np.empty(width, dtype=np.int64)
     for start in range(begin, end, width):
         stop = min(start + width, end)
-        sums[:] = 0
+        for p in range(width):
+            sums[p] = 0
         for t in range(raw.shape[0]):
             _add_whole(raw[t, start:stop], sums)
         for p in range(stop - start):
@@ -86,7 +88,7 @@ def add_whole_frames(raw: Any, begin: int, end: int, total: Any, known: Any) -> 
             known[start + p] += raw.shape[0]
 
 
-@compiled
+@compiled_part
 def _add_finite(row: Any, sums: Any, count: Any) -> None:
     for p in range(len(row)):
         value = np.float64(row[p])
@@ -95,7 +97,7 @@ def _add_finite(row: Any, sums: Any, count: Any) -> None:
         count[p] += 1 if good else 0
 
 
-@compiled
+@compiled_part
 def _add_whole(row: Any, sums: Any) -> None:
     for p in range(len(row)):
         sums[p] += np.int64(row[p])
@@ -122,7 +124,7 @@ def add_segments(
                 _weigh(mean, used[i], width, weights[1])
 
 
-@compiled
+@compiled_part
 def _weigh(mean: float, pixel: int, width: int, weights: Any) -> None:
     mean = max(mean, 0.0)
     weights[0] += mean

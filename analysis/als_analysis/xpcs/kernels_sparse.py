@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.readers.events import COUNT_SHIFT, FRAME_SHIFT, MORE, WORD
-from als_analysis.xpcs.compiled import compiled
+from als_analysis.xpcs.compiled import compiled, compiled_part
 from als_analysis.xpcs.kernels import add_levels
 from als_analysis.xpcs.vectors import LANES, REACH
 
@@ -84,8 +84,8 @@ def add_events(
     counts of all pixels, word w's from lanes[w] on. No word has more than `most` codes.
     """
     rows = n // COARSE
-    x = np.zeros((REACH + 1 + rows, LANES), dtype=np.float32)
-    y = np.empty_like(x)
+    x = np.empty((REACH + 1 + rows, LANES), dtype=np.float32)
+    y = np.empty(x.shape, dtype=np.float32)
     products = np.empty((_FINE_ROWS + 1, LANES))
     last = np.empty(LANES, dtype=np.int32)  # each pixel's last event so far, 0 for none
     # of each event of a word: its frame, its scaled count, its pixel, and the event before it of the same pixel
@@ -152,13 +152,13 @@ def add_events(
         add_levels(x, y, rows, FINE_LEVELS, seen, sums[tile], recent[tile], first_samples[tile], total[tile])
 
 
-@compiled
+@compiled_part
 def _clear(row: Any) -> None:
     for p in range(LANES):
         row[p] = np.float32(0.0)
 
 
-@compiled
+@compiled_part
 def _large(codes: Any, at: Any) -> Any:
     """A count that takes codes of its own, from codes[at] on."""
     count = np.int64(0)
@@ -167,7 +167,7 @@ def _large(codes: Any, at: Any) -> Any:
     return count
 
 
-@compiled
+@compiled_part
 def _count(codes: Any, begin: Any, length: Any, counts: Any) -> None:
     """Add the counts of a word's codes to those of its pixels."""
     e = np.uintp(begin)
@@ -182,7 +182,7 @@ def _count(codes: Any, begin: Any, length: Any, counts: Any) -> None:
         counts[np.uintp(code & (WORD - 1))] += count
 
 
-@compiled
+@compiled_part
 def _add_pairs(
     when: Any, value: Any, lane: Any, earlier: Any, some: Any, before: Any, pairs: Any, last_frame: Any, products: Any,
     sums: Any,
@@ -212,7 +212,7 @@ def _add_pairs(
             sums[row, p] += products[row, p] * _SHARE[row]
 
 
-@compiled
+@compiled_part
 def _add_whole(x: Any, when: Any, value: Any, lane: Any, events: Any, n: int, total: Any) -> None:
     """Turn sums of 16 frames into means, and add the samples of level 3, means of 8 frames, to `total`."""
     rows = n // COARSE
@@ -227,7 +227,7 @@ def _add_whole(x: Any, when: Any, value: Any, lane: Any, events: Any, n: int, to
         e -= np.uintp(1)
 
 
-@compiled
+@compiled_part
 def _note_last(when: Any, value: Any, lane: Any, events: Any, n: int, recent: Any) -> None:
     """The newest samples of each fine level, for the frames to come."""
     for level in range(FINE_LEVELS):
@@ -243,7 +243,7 @@ def _note_last(when: Any, value: Any, lane: Any, events: Any, n: int, recent: An
         e -= np.uintp(1)
 
 
-@compiled
+@compiled_part
 def _note_first(when: Any, value: Any, lane: Any, events: Any, before: int, first: Any) -> None:
     """The very first samples of each fine level; `before` frames were there before."""
     for e in range(np.uintp(1), events):

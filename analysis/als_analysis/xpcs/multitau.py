@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.workers import Workers
-from als_analysis.xpcs.state import DELAYS_PER_LEVEL, LANES, Mark, State, lags_for
+from als_analysis.xpcs.state import DELAYS_PER_LEVEL, LANES, SUMMED_LEVEL, Mark, State, lags_for
 from als_analysis.xpcs.tiles import Pixels
 
 _REACH = 2 * DELAYS_PER_LEVEL  # the longest lag inside a level
@@ -60,6 +60,10 @@ class BinSums:
         if note is not None and since is not None and note is not since:
             raise ValueError("a mark can only be renewed, or made where there is none")
         before = since or note or Mark.empty(1, state.sums.shape[1], state.recent.shape[1])
+        (statics, lags), dynamics = self.per_static[0].shape[:2], self.per_dynamic.shape[1]
+        blocks = (2, lags // DELAYS_PER_LEVEL)
+        # made here: to compile it there takes half a second
+        scratch = [np.zeros((*blocks, bins, 3, DELAYS_PER_LEVEL)) for bins in (statics, dynamics)]
         kernels_bins.reduce_tiles(
             *span,
             static,
@@ -75,11 +79,13 @@ class BinSums:
             before.seen,
             before.sums,
             before.past,
-            before.newest,
+            before.newest[:, :, None],
             before.total,
             self.per_static[1],
             self.per_dynamic[1],
             note is not None,
+            np.zeros(statics),
+            *scratch,
         )
 
 
@@ -185,10 +191,10 @@ class Correlator:
 
     def alive(self) -> NDArray[np.bool_]:
         """Which of the used pixels had a finite value in every frame."""
-        from als_analysis.xpcs import kernels_bins
-
-        total = np.empty((self.pixels.tiles, LANES))
-        kernels_bins.level_zero_totals(self.state.seen, self.state.recent, self.state.total, total)
+        state = self.state
+        total, seen = state.total, state.seen  # of one level; those of the levels below it are twice as large …
+        for level in reversed(range(min(SUMMED_LEVEL, self.lags.levels - 1))):
+            total = 2 * total + (state.recent[:, level, -1] if seen[level] % 2 else 0.0)  # … and an odd sample more
         return np.asarray(np.isfinite(total.reshape(-1)[self.pixels.lane_of_used]))
 
     def maps(self, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 DELAYS_PER_LEVEL = 4
 _REACH = 2 * DELAYS_PER_LEVEL  # the longest lag inside a level
 LANES = 64  # pixels in a tile
+SUMMED_LEVEL = 3  # of which the samples are summed (or of the last level, where there are fewer)
 
 F64 = NDArray[np.float64]
 
