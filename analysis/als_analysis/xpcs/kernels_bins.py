@@ -174,12 +174,29 @@ def reduce_tiles(
         count = _runs_of(static[tile], dynamic[tile], totals[0], runs)
         for r in range(count):
             lanes[runs[r, 2]] += runs[r, 1] - runs[r, 0]
-        at: Any = (sums, recent, first, totals, some, sums0, past0, totals0, some0, turned)
         for block in range(blocks):
-            turn_block(tile, block, levels, differ, note, *at)
+            turn_block(
+                tile,
+                block,
+                levels,
+                differ,
+                note,
+                sums,
+                recent,
+                first,
+                totals,
+                some,
+                sums0,
+                past0,
+                totals0,
+                some0,
+                turned,
+            )
             for part in range(parts):
-                to = (turned, runs, least, share[part], of_static[part], of_dynamic[part])
-                add_runs(3 * part, block, count, statics, dynamics, *to)
+                add_runs(
+                    3 * part, block, count, statics, dynamics, turned, runs, least, share[part], of_static[part],
+                    of_dynamic[part],
+                )  # fmt: skip
         if note:
             for level in range(levels):
                 copy_row(recent[tile, level, REACH - 1], newest0[tile, level, 0])

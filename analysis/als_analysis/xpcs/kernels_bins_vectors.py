@@ -26,16 +26,15 @@ _SINGLES, _DOUBLES = ir.VectorType(ir.FloatType(), LAGS), ir.VectorType(ir.Doubl
 _ZERO, _ONE = ir.Constant(_DOUBLES, [0.0] * LAGS), ir.Constant(_DOUBLES, [1.0] * LAGS)
 
 
-def _word(value: Any) -> Any:
-    return _WORD(value) if isinstance(value, int) else value
-
-
 def _at(builder: Any, array: Any, *places: tuple[Any, int]) -> Any:
-    """Where an array has the element at the sum of all index * stride."""
-    offset = _WORD(0)
+    """Where an array has the element at the sum of all index * stride; each instruction less is compiled sooner."""
+    where, known = array, 0
     for index, stride in places:
-        offset = builder.add(offset, builder.mul(_word(index), _WORD(stride)))
-    return builder.gep(array, [offset])
+        if isinstance(index, int):
+            known += index * stride
+        else:
+            where = builder.gep(where, [index if stride == 1 else builder.mul(index, _WORD(stride))])
+    return builder.gep(where, [_WORD(known)]) if known else where
 
 
 def _load(builder: Any, where: Any) -> Any:
@@ -99,29 +98,32 @@ def _emit_turn(
     lowest = b.icmp_signed("==", block, _WORD(0))
     level = b.select(lowest, _WORD(0), b.sub(block, _WORD(1)))
     begin = b.mul(b.add(b.mul(tile, levels), level), _WORD(REACH))  # of the level's samples
+    first_lag = b.add(b.mul(tile, lags), b.mul(block, _WORD(LAGS)))
 
     def some_samples(array: Any) -> list[Any]:
         """Sums of as many samples from an end as each lag's step: the newest are the last of `recent`."""
         order = [REACH - 1 - i if array is recent else i for i in range(LAGS)]
-        skipped = b.select(lowest, _WORD(0), _WORD(-LAGS if array is recent else LAGS))
+        samples = _at(b, array, (begin, LANES), (lane, 1))
+        after = _at(b, samples, (b.select(lowest, _WORD(0), _WORD(-LAGS if array is recent else LAGS)), LANES))
         part = _ZERO
         for i in order:
-            part = b.fadd(part, _load(b, _at(b, array, (begin, LANES), (i, LANES), (lane, 1))))
+            part = b.fadd(part, _load(b, _at(b, samples, (i, LANES))))
         part = b.select(lowest, _ZERO, part)
         found = []
         for i in order:
-            part = b.fadd(part, _load(b, _at(b, array, (b.add(begin, skipped), LANES), (i, LANES), (lane, 1))))
+            part = b.fadd(part, _load(b, _at(b, after, (i, LANES))))
             found.append(part)
         return found
 
     def of_lags(array: Any) -> list[Any]:
-        first_lag = b.add(b.mul(tile, lags), b.mul(block, _WORD(LAGS)))
-        return [_at(b, array, (first_lag, LANES), (i, LANES), (lane, 1)) for i in range(LAGS)]
+        here = _at(b, array, (first_lag, LANES), (lane, 1))
+        return [_at(b, here, (i, LANES)) for i in range(LAGS)]
 
     def put(which: int, vectors: list[Any]) -> None:
         for i, vector in enumerate(_turned(b, vectors)):
-            _store(b, vector, _at(b, out, (which, LANES * LAGS), (lane, LAGS), (i, LAGS)))
+            _store(b, vector, _at(b, to, (which, LANES * LAGS), (i, LAGS)))
 
+    to = _at(b, out, (lane, LAGS))
     whole = _load(b, _at(b, totals, (level, LANES), (lane, 1)))
     oldest = some_samples(first)
     products = [_load(b, where) for where in of_lags(sums)]
@@ -138,9 +140,10 @@ def _emit_turn(
         futures0 = [b.fmul(b.fsub(whole0, part), share) for part, share in zip(oldest, shares, strict=True)]
         put(5, [b.fsub(now, before) for now, before in zip(futures, futures0, strict=True)])
     with b.if_then(note):
-        for i in range(LAGS):
-            _store(b, products[i], of_lags(sums0)[i])
-            _store(b, b.fmul(pasts[i], _spread(b, _at(b, some, (block, LAGS), (i, 1)))), of_lags(past0)[i])
+        for product, where in zip(products, of_lags(sums0), strict=True):
+            _store(b, product, where)
+        for i, (past, where) in enumerate(zip(pasts, of_lags(past0), strict=True)):
+            _store(b, b.fmul(past, _spread(b, _at(b, some, (block, LAGS), (i, 1)))), where)
     close_lanes([])
 
 
@@ -200,8 +203,7 @@ def _values(context: Any, builder: Any, signature: Any, arguments: Any) -> list[
     ]
 
 
-@intrinsic
-def turn_block(
+def _typed_turn_block(
     typing: Any,
     tile: Any,
     block: Any,
@@ -235,8 +237,7 @@ def turn_block(
     return types.void(*numbers, *arrays), codegen
 
 
-@intrinsic
-def add_runs(
+def _typed_add_runs(
     typing: Any,
     which: Any,
     block: Any,
@@ -264,3 +265,7 @@ def add_runs(
 
     arrays = (turned, runs, least, share, per_static, per_dynamic)
     return types.void(*(types.int64,) * 5, *arrays), codegen
+
+
+turn_block: Any = intrinsic(_typed_turn_block)
+add_runs: Any = intrinsic(_typed_add_runs)
