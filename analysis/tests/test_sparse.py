@@ -10,10 +10,11 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
-from als_analysis.failure import BadArguments
+from als_analysis import memory
+from als_analysis.failure import BadArguments, OutOfMemory
 from als_analysis.readers import load_layout, open_frames
 from als_analysis.readers.layout import Layout
-from als_analysis.xpcs import events
+from als_analysis.xpcs import corr, events
 from als_analysis.xpcs.corr import correlate
 from als_analysis.xpcs.movie_file import imm_header
 from als_analysis.xpcs.options import Options
@@ -84,8 +85,8 @@ def test_any_number_of_frames_occupancy_and_block_size_gives_the_dense_answer(
 ) -> None:
     path = write(tmp_path_factory.mktemp("s") / "s.h5", frames, mean, seed=frames)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("als_analysis.xpcs.corr._MOST_EVENT_FRAMES", block)
-        patch.setattr("als_analysis.xpcs.corr.MOST_KEPT", most)  # events, before they go into a state of all pixels
+        patch.setattr("als_analysis.xpcs.corr.FRAMES_IN_BLOCK", block)
+        patch.setattr("als_analysis.xpcs.events.MOST_KEPT", most)  # events, before they go into a state of all pixels
         dense, sparse = both(path, frame_norm=norm, partials=1)
     assert_same(dense, sparse)
 
@@ -94,8 +95,8 @@ def test_any_number_of_frames_occupancy_and_block_size_gives_the_dense_answer(
 def test_the_parts_agree_where_they_are_cut_at_a_multiple_of_16(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr("als_analysis.xpcs.corr.MOST_KEPT", most)
-    monkeypatch.setattr("als_analysis.xpcs.corr._MOST_EVENT_FRAMES", 64)
+    monkeypatch.setattr("als_analysis.xpcs.events.MOST_KEPT", most)
+    monkeypatch.setattr("als_analysis.xpcs.corr.FRAMES_IN_BLOCK", 64)
     dense, sparse = both(write(tmp_path / "s.h5", 512, 0.05), partials=2)
     assert_same(dense, sparse)
 
@@ -196,3 +197,26 @@ def test_a_number_beyond_the_range_of_its_sums_is_refused(tmp_path: Path) -> Non
     path = write(tmp_path / "s.h5", 300, 0.05, dtype="uint64")
     with open_frames(path, LAYOUT) as source, pytest.raises(BadArguments, match="uint64"):
         correlate(source, qmap(source.shape[1:]), Options(sparse="always"))
+
+
+def test_a_memory_limit_holds_for_events_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With much memory there may be a state of all pixels, with less only events, with little an error."""
+    path, bins = write(tmp_path / "s.h5", 1000, 0.05, side=96), qmap((96, 96))
+    free, rooms = memory.INTERPRETER_BYTES, []
+    monkeypatch.setattr(events, "FRAMES_IN_BLOCK", 32)
+    monkeypatch.setattr(corr, "FRAMES_IN_BLOCK", 32)
+    real = events.Room.of
+    monkeypatch.setattr(events.Room, "of", lambda *a: rooms.append(real(*a)) or rooms[-1])
+
+    def run(more: int) -> Result:
+        with open_frames(path, LAYOUT) as source:
+            return correlate(source, bins, Options(sparse="always", memory=free + more), threads=1)
+
+    whole, kept = run(100 << 20), run(16 << 20)
+    assert [room.whole_state for room in rooms] == [True, False]
+    assert_same(whole, kept)
+    with pytest.raises(OutOfMemory, match=r"s\.h5: the events of \d+ pixels and 1000 frames need \d+ MiB"):
+        run(1 << 20)
+    monkeypatch.setattr(events.Room, "of", lambda *a: replace(real(*a), codes=100_000))
+    with pytest.raises(OutOfMemory, match=r"s\.h5: the events of \d+ of 1000 frames take all .* MiB more"):
+        run(16 << 20)

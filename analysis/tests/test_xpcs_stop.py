@@ -50,8 +50,8 @@ def results_equal(one: Path, other: Path) -> bool:
 
 
 def short_blocks(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr("als_analysis.xpcs.corr.MOST_KEPT", most)
-    for name in ("_MOST_FRAMES", "_MOST_EVENT_FRAMES"):
+    monkeypatch.setattr("als_analysis.xpcs.events.MOST_KEPT", most)
+    for name in ("_MOST_FRAMES", "FRAMES_IN_BLOCK"):
         monkeypatch.setattr(f"als_analysis.xpcs.corr.{name}", 32)
     # frames first; the other order is stopped in test_by_pixels
     monkeypatch.setattr("als_analysis.xpcs.corr._blocks_of", lambda *a: None)

@@ -21,7 +21,14 @@ from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
 from als_analysis.workers import Workers, available_cores
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
 from als_analysis.xpcs.encoded import EncodedRun, FramesFirst
-from als_analysis.xpcs.events import BLOCK_MULTIPLE, MOST_KEPT, EventCorrelator, event_blocks, is_sparse
+from als_analysis.xpcs.events import (
+    BLOCK_MULTIPLE,
+    FRAMES_IN_BLOCK,
+    EventCorrelator,
+    Room,
+    event_blocks,
+    is_sparse,
+)
 from als_analysis.xpcs.fits import Fit, fit_bins
 from als_analysis.xpcs.multitau import G2, Correlator
 from als_analysis.xpcs.observe import Observer
@@ -40,8 +47,6 @@ FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which t
 _USUAL_BYTES = 497 << 20  # what the analysis holds beside the interpreter where no limit is given …
 _USUAL_BYTES_PER_LANE = 2000  # … or this, for a detector larger than 512 x 512
 _MOST_FRAMES, _FEWEST_FRAMES = 256, 16  # in a block
-_MOST_EVENT_FRAMES = 512
-_MOST_KEPT_IN_LIMIT = 12 << 20  # codes, 24 MiB
 
 Progress = Callable[[int, int], None]  # processed frames done, of all
 
@@ -138,8 +143,8 @@ def _run_of(
         correlator = DeviceCorrelator(frames, pixels, workers, TorchBackend())
     elif options.kind != "twotime" and is_sparse(source, options, pixels, frames, workers):
         words = arrange(pixels.size, pixels.used, pixels.static, pixels.dynamic, windows=True)
-        most = MOST_KEPT if options.memory is None else _MOST_KEPT_IN_LIMIT
-        correlator = EventCorrelator(frames, words, workers, observer, most, options.save_g2)
+        room = Room.of(source, options, words, frames, workers.threads)
+        correlator = EventCorrelator(frames, words, workers, observer, room, options.save_g2)
     elif options.kind != "twotime":
         blocks = _blocks_of(source, options, pixels, frames, workers.threads) if by_pixels else None
         if blocks is not None:
@@ -181,7 +186,7 @@ class _Run:
         if sparse:
             multiple = BLOCK_MULTIPLE
             self.cuts = sorted({c // multiple * multiple if c < frames else c for c in self.cuts} - {0})
-        block = _MOST_EVENT_FRAMES if sparse else _block_frames(source, options, frames, observer.pixels)
+        block = FRAMES_IN_BLOCK if sparse else _block_frames(source, options, frames, observer.pixels)
         # the observer finds its segments in events by itself, in frames only at the end of a block
         self.edges = block_edges(frames, block, set(self.cuts) if sparse else {*observer.cuts, *self.cuts}, multiple)
 

@@ -6,13 +6,16 @@ Chosen by measured occupancy: below about 3 % it is faster than going over all p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from als_analysis.failure import BadArguments
+from als_analysis.failure import BadArguments, OutOfMemory
+from als_analysis.memory import INTERPRETER_BYTES
 from als_analysis.readers.events import SLICE, WORD, Events, of_dense
 from als_analysis.readers.frames import FrameSource
 from als_analysis.workers import Workers
@@ -21,7 +24,7 @@ from als_analysis.xpcs.kept_events import Kept
 from als_analysis.xpcs.multitau import G2, Correlator
 from als_analysis.xpcs.observe import Observer
 from als_analysis.xpcs.options import Options
-from als_analysis.xpcs.state import State
+from als_analysis.xpcs.state import Mark, State, lags_for
 from als_analysis.xpcs.tiles import Pixels
 
 MOST_OCCUPIED = 0.03
@@ -29,7 +32,10 @@ FEWEST_FRAMES = 256
 BLOCK_MULTIPLE = 16
 _SAMPLED = 8
 MOST_KEPT = 120 << 20  # codes, of 2 bytes each
+_FEWEST_KEPT = 12 << 20  # where there is memory for a state of all pixels, too
+FRAMES_IN_BLOCK = 512
 _WORDS_IN_GROUP = 64
+_SEGMENT_BYTES = 8 * 10  # of a pixel, for its sums over segments of the frames
 
 
 def is_sparse(source: FrameSource, options: Options, pixels: Pixels, frames: int, workers: Workers) -> bool:
@@ -58,22 +64,54 @@ def is_sparse(source: FrameSource, options: Options, pixels: Pixels, frames: int
     return bool(np.mean(occupied) < MOST_OCCUPIED)
 
 
+@dataclass(frozen=True)
+class Room:
+    """How many codes of a file's events are kept, and whether there may be a state of all pixels if there are more."""
+
+    path: Path
+    codes: int
+    whole_state: bool
+
+    @classmethod
+    def of(cls, source: FrameSource, options: Options, pixels: Pixels, frames: int, threads: int) -> Room:
+        """What the memory limit leaves; raises `OutOfMemory` where that is too little for any events."""
+        if options.memory is None:
+            return cls(source.path, MOST_KEPT, True)
+        levels = lags_for(frames).levels
+
+        def state(tiles: int) -> int:
+            return State.nbytes(tiles, levels) + (Mark.nbytes(tiles, levels) if options.partials > 1 else 0)
+
+        block = min(FRAMES_IN_BLOCK, frames) * (2 * source.encoded_frame_bytes() + int(2 * MOST_OCCUPIED * pixels.size))
+        fixed = INTERPRETER_BYTES + 100 * pixels.size + block
+        whole = fixed + state(pixels.tiles) + _SEGMENT_BYTES * pixels.size + 2 * _FEWEST_KEPT
+        if whole <= options.memory:
+            return cls(source.path, min(_FEWEST_KEPT + (options.memory - whole) // 2, MOST_KEPT), True)
+        least = fixed + threads * state(_WORDS_IN_GROUP) + block
+        if least > options.memory or options.save_g2:
+            raise OutOfMemory(
+                f"{source.path}: the events of {len(pixels.used)} pixels and {frames} frames need "
+                f"{(whole if options.save_g2 else least) >> 20} MiB, the limit is {options.memory >> 20} MiB"
+            )
+        return cls(source.path, (options.memory - least + block) // 2, False)
+
+
 class EventCorrelator(Correlator):
     """A `Correlator` that takes events. Blocks are multiples of 16 frames, but for the last.
 
-    It only keeps them, as long as there is room for `most` codes, and correlates them at the end by pixels (see
-    `by_pixels`); or, whenever there is no more room or if `whole_state`, in a state of all pixels as a `Correlator`.
-    Its tiles are words of pixels: `pixels` are not gathered.
+    It only keeps them, as long as there is `room`, and correlates them at the end by pixels (see `by_pixels`); or,
+    whenever there is no more room or if `whole_state`, in a state of all pixels as a `Correlator` has. Its tiles are
+    words of pixels: `pixels` are not gathered.
     """
 
     def __init__(
-        self, frames: int, pixels: Pixels, workers: Workers, observer: Observer, most: int = MOST_KEPT,
-        whole_state: bool = False,
-    ) -> None:  # fmt: skip
+        self, frames: int, pixels: Pixels, workers: Workers, observer: Observer, room: Room, whole_state: bool
+    ) -> None:
         super().__init__(frames, pixels, workers)
         self._observer = observer
         self._groups = _Groups(pixels)
-        self._kept = Kept(frames, most, self._groups.words)
+        self._room = room
+        self._kept = Kept(frames, room.codes, self._groups.words)
         self._whole_state = whole_state
         self._per_lane: NDArray[np.int64] | None = None  # (segments, pixels), once there is a whole state
 
@@ -102,6 +140,12 @@ class EventCorrelator(Correlator):
         from als_analysis.xpcs import kernels_sparse
 
         kept, groups = self._kept, self._groups
+        if not self._room.whole_state:
+            more = 2 * len(kept.codes) * (self._observer.frames - kept.end) // max(kept.end, 1)
+            raise OutOfMemory(
+                f"{self._room.path}: the events of {kept.end} of {self._observer.frames} frames take all of the memory "
+                f"limit; about {(more >> 20) + 1} MiB more are needed"
+            )
         if self._per_lane is None:
             self._per_lane = np.zeros((len(self._observer.cuts), groups.words * WORD), dtype=np.int64)
         feed, per_lane = _Feed(kept, groups, len(self._observer.cuts)), self._per_lane
