@@ -53,8 +53,8 @@ def job(sandbox: Any, job_id: str) -> dict[str, Any]:
     return document
 
 
-def ended(sandbox: Any, job_id: str) -> str:
-    return str(until(lambda: (found := job(sandbox, job_id))["end"] and found["state"]))
+def ended(sandbox: Any, job_id: str, seconds: float = 90) -> str:
+    return str(until(lambda: (found := job(sandbox, job_id))["end"] and found["state"], seconds))
 
 
 def pids(sandbox: Any) -> dict[str, int | None]:
@@ -143,7 +143,8 @@ def test_killed_daemons_come_back_and_the_job_that_runs_goes_on(slurm_sandbox: A
         until(lambda killed=killed, old=before: all(pids(slurm_sandbox)[d] not in (None, old[d]) for d in killed))
         assert job(slurm_sandbox, job_id)["state"] == "RUNNING"
     (slurm_sandbox.dir / "nersc" / "home" / "go").touch()
-    assert ended(slurm_sandbox, job_id) == "FAILED"
+    # what a daemon that was not back yet did not hear is said again, after minutes
+    assert ended(slurm_sandbox, job_id, 400) == "FAILED"
     assert job(slurm_sandbox, job_id)["exit_code"] == 3
     assert (slurm_sandbox.dir / "nersc" / "home" / "log").read_text() == "once\n"
 
