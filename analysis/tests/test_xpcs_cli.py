@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from als_analysis.xpcs.cli import main
 from als_analysis.xpcs.movie_file import write_movie
+from als_analysis.xpcs.progress import Progress
 from als_analysis.xpcs.simulate import Movie
 
 SMALL = Movie(frames=80, side=48, rings=2)
@@ -264,3 +266,11 @@ def test_trouble_in_the_frames_shows_in_the_checks(tmp_path: Path) -> None:
     for name in ("dropped_frames", "repeated_frames", "outlier_frames", "hot_pixels", "saturation"):
         assert verdicts[name] in ("warn", "fail"), (name, verdicts)
     assert json.loads(summary.read_text())["qc"]["dead_pixels"]["value"] > 0
+
+
+def test_progress_goes_to_the_stderr_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to that of the moment of the import, which a program that calls this one may have closed since."""
+    monkeypatch.setattr("als_analysis.xpcs.progress._EVERY_S", 0.0)
+    monkeypatch.setattr("sys.stderr", now := io.StringIO())
+    Progress()(1, 2)
+    assert json.loads(now.getvalue())["progress"]["done"] == 1

@@ -44,8 +44,8 @@ class StopSignal:
 class Progress:
     """Reports the stages of one run; call it with (done, of) as often as you like."""
 
-    def __init__(self, status: Path | None = None, stream: TextIO = sys.stderr) -> None:
-        self.status, self.stream = status, stream
+    def __init__(self, status: Path | None = None, stream: TextIO | None = None) -> None:
+        self.status, self.stream = status, stream or sys.stderr
         self.stage_name = "start"
         self._began = self._last = time.monotonic()
         self._open_bar = False
