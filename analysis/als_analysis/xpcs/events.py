@@ -47,7 +47,8 @@ def is_sparse(source: FrameSource, options: Options, pixels: Pixels, frames: int
     possible = countable and options.avg == 1 and frames >= FEWEST_FRAMES
     if options.sparse == "always" and not possible:
         raise BadArguments(
-            f"--sparse always: it takes whole numbers, no --avg, and at least {FEWEST_FRAMES} frames; "
+            f"--sparse always: it takes whole numbers (without a sign up to 32 bits), no --avg, and at least "
+            f"{FEWEST_FRAMES} frames; "
             f"{source.path} has {frames} of {source.dtype}"
         )
     if options.sparse != "auto" or not possible:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from als_analysis.readers.events import COUNT_SHIFT, FRAME_SHIFT, MORE, WORD
+from als_analysis.readers.events import COUNT_SHIFT, FRAME_SHIFT, MORE, SLICE, WORD
 from als_analysis.xpcs.compiled import compiled, compiled_part
 from als_analysis.xpcs.kernels import add_levels
 from als_analysis.xpcs.vectors import LANES, REACH
@@ -122,7 +122,7 @@ def add_events(
             while e < end:
                 code = np.int64(codes[e])
                 pixel = np.uintp(code & (WORD - 1))
-                t = first[s] + ((code >> FRAME_SHIFT) & 31)
+                t = first[s] + ((code >> FRAME_SHIFT) & (SLICE - 1))
                 count: Any = code >> COUNT_SHIFT
                 e += np.uintp(1)
                 if count == 0:
