@@ -20,7 +20,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sandbox import slurm_config, workers
@@ -90,6 +90,24 @@ class Slurm:
             return None
         return pid if "slurm" in words and workers.belongs(pid, self.box_dir) else None
 
+    def processes(self, daemon: str) -> list[int]:
+        """Every process of a daemon, also one that has no pid file: whoever started it was killed, or gave up, first.
+
+        Such a one must end before another is started. It may hold the port, to which running jobs report, or get it
+        later than the other one: two controllers, one of which hears that a job has ended, and the other is asked.
+        """
+        words = os.fsencode("\0".join([*self._arguments(daemon), ""]))
+        found = []
+        for pid in workers.of(self.box_dir):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                program, _, arguments = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")
+                if arguments == words and b"slurm" in program:
+                    found.append(pid)
+        return found
+
+    def _arguments(self, daemon: str) -> list[str]:
+        return ["-D", "-f", str(self.conf), *([] if daemon == CONTROLLER else ["-N", daemon])]
+
     def up(self, projects: list[str], first_job_id: int) -> None:
         """Adopt or start the daemons. Cheap when all of them run. Raises SlurmError."""
         if all(self.pid(daemon) for daemon in DAEMONS):
@@ -100,6 +118,7 @@ class Slurm:
                 absent = [daemon for daemon in DAEMONS if not self.pid(daemon)]
                 if not absent:
                     return
+                self._end(pid for daemon in absent for pid in self.processes(daemon))
                 if not self._free(absent):
                     self.down()
                     absent = [*DAEMONS]
@@ -159,8 +178,9 @@ class Slurm:
         if program is None:
             raise SlurmError(missing() or "slurmd is gone")
         (self.dir / f"{daemon}.pid").unlink(missing_ok=True)
-        command = [program, "-D", "-f", str(self.conf), *([] if daemon == CONTROLLER else ["-N", daemon])]
-        return workers.spawn(command, self.dir / f"{daemon}.out", self.environment(), self.dir)
+        return workers.spawn(
+            [program, *self._arguments(daemon)], self.dir / f"{daemon}.out", self.environment(), self.dir
+        )
 
     def _known_nodes(self) -> int:
         """Of how many nodes the controller has heard since it started; -1 while it does not answer."""
@@ -212,13 +232,15 @@ class Slurm:
     def down(self) -> None:
         """End the daemons by their pid files: the controller first, so that it saves its jobs as they are now."""
         for group in ((CONTROLLER,), DAEMONS):
-            pids = {pid for daemon in group if (pid := self.pid(daemon)) is not None}
-            workers.end(pids, ours=lambda pid: workers.belongs(pid, self.box_dir), patience_s=5)
+            self._end({pid for daemon in group if (pid := self.pid(daemon)) is not None})
         short = slurm_config.short_name(self.dir)
         with contextlib.suppress(FileNotFoundError, OSError):
             if (short / "s").readlink() == self.dir:
                 (short / "s").unlink()
                 short.rmdir()
+
+    def _end(self, pids: Iterable[int]) -> None:
+        workers.end(pids, ours=lambda pid: workers.belongs(pid, self.box_dir), patience_s=5)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

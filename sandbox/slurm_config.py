@@ -106,11 +106,16 @@ def write(folder: Path, ports: dict[str, int], first_job_id: int, projects: list
             f" MaxTime=INFINITE State=UP{default}\n"
         )
     (folder / "plugstack.conf").touch()
-    (folder / "gres.conf").write_text("".join(gpus))
+    _put(folder / "gres.conf", "".join(gpus))
     write_filter(folder, projects)
-    fresh = folder / "slurm.conf.new"
-    fresh.write_text("".join(lines))
-    fresh.replace(folder / "slurm.conf")
+    _put(folder / "slurm.conf", "".join(lines))
+
+
+def _put(path: Path, text: str) -> None:
+    """At once: a daemon that reads half of it believes it (a node without its GPUs is drained)."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(text)
+    fresh.replace(path)
 
 
 def spool(folder: Path) -> Path:

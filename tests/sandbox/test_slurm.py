@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -59,6 +60,12 @@ def ended(sandbox: Any, job_id: str, seconds: float = 90) -> str:
 
 def pids(sandbox: Any) -> dict[str, int | None]:
     return {daemon: Slurm(sandbox.dir).pid(daemon) for daemon in DAEMONS}
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 @pytest.fixture
@@ -143,10 +150,35 @@ def test_killed_daemons_come_back_and_the_job_that_runs_goes_on(slurm_sandbox: A
         until(lambda killed=killed, old=before: all(pids(slurm_sandbox)[d] not in (None, old[d]) for d in killed))
         assert job(slurm_sandbox, job_id)["state"] == "RUNNING"
     (slurm_sandbox.dir / "nersc" / "home" / "go").touch()
-    # what a daemon that was not back yet did not hear is said again, after minutes
-    assert ended(slurm_sandbox, job_id, 400) == "FAILED"
+    assert ended(slurm_sandbox, job_id) == "FAILED"
     assert job(slurm_sandbox, job_id)["exit_code"] == 3
     assert (slurm_sandbox.dir / "nersc" / "home" / "log").read_text() == "once\n"
+
+
+@needs_slurm
+@pytest.mark.parametrize("daemon", [CONTROLLER, "nid000001"])
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_daemon_that_was_just_started_as_its_starter_died_does_not_stay_beside_the_next_one(
+    slurm_sandbox: Any, daemon: str, listening: bool
+) -> None:
+    job_id = submit(slurm_sandbox, "until [ -e go ]; do sleep 0.05; done; exit 3")
+    until(lambda: job(slurm_sandbox, job_id)["state"] == "RUNNING")
+    ours = Slurm(slurm_sandbox.dir)
+    ours.run(["scontrol", "update", f"JobId={job_id}", "Comment=running"])
+    until(lambda: b"running" in (ours.dir / "state" / "job_state").read_bytes())
+    ports = ours.ports()
+    with ours._alone():
+        os.kill(ours.pid(daemon) or 0, signal.SIGKILL)
+        until(lambda: not ours.processes(daemon))
+        ours._spawn(daemon)
+        if listening:
+            until(lambda: ours.pid(daemon) and _listens(ports[daemon]))
+            (ours.dir / f"{daemon}.pid").unlink()
+    until(lambda: all(pids(slurm_sandbox).values()))
+    assert {name: ours.processes(name) for name in DAEMONS} == {n: [pid] for n, pid in pids(slurm_sandbox).items()}
+    assert ours.ports() == ports  # which the job's own process reports to
+    (slurm_sandbox.dir / "nersc" / "home" / "go").touch()
+    assert ended(slurm_sandbox, job_id) == "FAILED"
 
 
 @needs_slurm
