@@ -51,7 +51,8 @@ XPCS = {
     "dead_pixels": Said("used pixels that never saw anything", f"few photons, a beam stop or dead pixels: {MASK}"),
     "hot_pixels": Said("used pixels far above their bin's mean", f"they raise the contrast: {MASK}"),
     "masked_pixels": Said(
-        "used pixels left out for NaN or infinity", "the detector's own mask covers much of the ROI: draw another one"
+        "used pixels left out: NaN, infinity, or masked by the detector",
+        "the detector's own mask covers much of the ROI: draw another one",
     ),
     "beam_drift": Said(
         "pixels by which the centre of the intensity moved",

@@ -19,6 +19,7 @@ from als_analysis.failure import OutOfMemory, Preempted, QMapError, RawFileError
 from als_analysis.memory import INTERPRETER_BYTES, cached_bytes
 from als_analysis.readers.frames import FrameSource, Quantity, in_base_unit
 from als_analysis.workers import Workers, available_cores
+from als_analysis.xpcs.blemishes import without_blemishes
 from als_analysis.xpcs.checkpoint import Arrays, Checkpoint
 from als_analysis.xpcs.encoded import EncodedRun, FramesFirst
 from als_analysis.xpcs.events import (
@@ -63,7 +64,8 @@ def correlate(
     """Correlate the frames of `source` over the bins of `qmap` (multi-tau; two-time maps come at writing).
 
     Frames are divided by their mean over the used pixels unless `frame_norm` is off (a mean that is not above 0 does
-    not divide). A pixel with a value that is not finite in any processed frame is left out. With `out` and `stop` a run
+    not divide). A pixel with a value that is not finite in any processed frame is left out, and so is one that
+    the detector masks (`blemishes`), which the result's q-map tells. With `out` and `stop` a run
     that is told to stop leaves a checkpoint beside `out`, from which the next call goes on to the same bits. Raises
     `QMapError` (another shape than the frames', nothing left), `RawFileError`, `MetadataMissing` (no frame time),
     `BadArguments`, `OutOfMemory`, `Preempted`.
@@ -71,6 +73,13 @@ def correlate(
     options = options or Options()
     if qmap.shape != source.shape[1:]:
         raise QMapError(f"{source.path}: frames are {source.shape[1:]}, the q-map {qmap.name} is {qmap.shape}")
+    qmap, masked = without_blemishes(source, qmap, options)
+    if masked:
+        print(
+            f"als-xpcs: {source.path}: {masked} pixels of the q-map are masked by the detector (at the top of "
+            f"{source.dtype} in every frame looked at); they are left out",
+            file=sys.stderr,
+        )
     metadata, _ = source.metadata()
     frame_time = in_base_unit(metadata, "frame_time", source)
     frames = options.processed(source.shape[0])
@@ -112,7 +121,7 @@ def correlate(
         metadata=metadata,
         start_time=_start_time(metadata, source),
         parameters=asdict(options),
-        observed=observer.observed(alive),
+        observed=observer.observed(alive, masked),
     )
 
 

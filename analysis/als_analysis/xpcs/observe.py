@@ -27,7 +27,7 @@ class Observed:
     saturated: float  # part of the looked-at values at the top of the type's range
     dead_pixels: float
     hot_pixels: float
-    masked_pixels: float  # left out for a value that is not finite
+    masked_pixels: float  # left out for a value that is not finite, or masked by the detector
     drift_pixels: float  # how far the centre of the intensity moved between the first and the last segment
 
 
@@ -187,8 +187,11 @@ class Observer:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray((self.total / self.known).reshape(self.shape))
 
-    def observed(self, alive: NDArray[np.bool_]) -> Observed:
-        """The findings, once all frames have passed; `alive` says which used pixels were finite throughout."""
+    def observed(self, alive: NDArray[np.bool_], masked: int = 0) -> Observed:
+        """The findings, once all frames have passed; `alive` says which used pixels were finite throughout.
+
+        `masked` more pixels were to be used, and are masked by the detector.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = self.total[self.pixels.used] / self.known[self.pixels.used]
         usual = self.per_static(mean)[self.pixels.static]
@@ -199,6 +202,6 @@ class Observer:
             saturated=self.saturated / self.looked_at if self.looked_at else 0.0,
             dead_pixels=float(np.mean(mean[alive] == 0)) if alive.any() else 0.0,
             hot_pixels=float(np.mean(mean > _HOT * usual)) if len(mean) else 0.0,
-            masked_pixels=float(np.mean(~alive)),
+            masked_pixels=float((np.count_nonzero(~alive) + masked) / (len(alive) + masked)),
             drift_pixels=drift,
         )

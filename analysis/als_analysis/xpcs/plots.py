@@ -140,10 +140,13 @@ def plot_g2_grid(result: Result, path: Path) -> Path | None:
 
 
 def plot_scattering(result: Result, path: Path, logarithmic: bool = True) -> Path:
-    """The mean frame, with the outlines of the dynamic bins; colours logarithmic or linear."""
+    """The mean frame, blemishes in grey, with the outlines of the dynamic bins; colours logarithmic or linear."""
+    from matplotlib import colormaps
     from matplotlib.colors import LogNorm, Normalize
 
     image = np.array(result.scattering.mean_2d)
+    if result.qmap.blemish is not None:
+        image[result.qmap.blemish == 0] = np.nan
     finite = image[np.isfinite(image)]
     positive = finite[finite > 0]
     figure, axes = _figure(4.6, 3.8)
@@ -153,11 +156,12 @@ def plot_scattering(result: Result, path: Path, logarithmic: bool = True) -> Pat
         if logarithmic and positive.size:
             low, high = np.percentile(positive, [2, 99.8])
             norm: Any = LogNorm(vmin=low, vmax=max(high, low * 1.01), clip=True)
-            image = np.where(image > low, image, low)
+            image = np.where(image < low, low, image)
         else:
             low, high = np.percentile(finite, [1, 99.8])
             norm = Normalize(vmin=low, vmax=max(high, low + 1e-12))
-        shown = axes.imshow(image, norm=norm, cmap="viridis", origin="upper", interpolation="nearest")
+        colours = colormaps["viridis"].with_extremes(bad="lightgrey")
+        shown = axes.imshow(image, norm=norm, cmap=colours, origin="upper", interpolation="nearest")
         figure.colorbar(shown, ax=axes, label="mean intensity per frame")
         axes.contour(result.qmap.dynamic_roi_map > 0, levels=[0.5], colors="white", linewidths=0.6)
     return _save(figure, path, "x (pixel)", "y (pixel)")

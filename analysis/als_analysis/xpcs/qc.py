@@ -64,7 +64,9 @@ def _observed_checks(seen: Observed) -> dict[str, Check]:
         "saturation": _judged(seen.saturated, 1e-6, 1e-3, "part of the values at the top of the detector's range"),
         "dead_pixels": _judged(seen.dead_pixels, 0.01, 0.2, "part of the used pixels that never saw anything"),
         "hot_pixels": _judged(seen.hot_pixels, 1e-4, 0.02, "part of the used pixels above 10 times their bin's mean"),
-        "masked_pixels": _judged(seen.masked_pixels, 0.05, 0.5, "part of the used pixels left out for NaN or infinity"),
+        "masked_pixels": _judged(
+            seen.masked_pixels, 0.05, 0.5, "part of the used pixels left out: NaN, infinity, or masked by the detector"
+        ),
         "beam_drift": _judged(seen.drift_pixels, 0.5, 3.0, "pixels by which the centre of the intensity moved"),
     }
 

@@ -93,7 +93,7 @@ def _run(request: Request, progress: Progress, stop: StopSignal | None) -> dict[
             kept = KeptMaps(request.out, identity_of(source, qmap, request.options) | {"threads": threads})
             scratch = request.out.parent
             maps = two_time(
-                source, pixels_of(qmap), numbers, request.options, workers, scratch, progress, kept.bins, told
+                source, pixels_of(result.qmap), numbers, request.options, workers, scratch, progress, kept.bins, told
             )
         result.provenance = {
             "versions": software_versions(),
