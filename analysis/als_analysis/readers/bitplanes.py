@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from als_analysis.compiled import compiled, compiled_part
 from als_analysis.readers.events import COUNT_SHIFT, FRAME_SHIFT, MOST_IN_WORD, SLICE, WORD
 from als_analysis.readers.instructions import (
     bits_set,
@@ -28,7 +29,6 @@ from als_analysis.readers.instructions import (
     zero_64,
 )
 from als_analysis.readers.kernels_events import put_code
-from als_analysis.xpcs.compiled import compiled, compiled_part
 
 HEADER = 12
 TOO_FULL, DAMAGED = -1, -2

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from als_analysis.compiled import compiled, compiled_part
 from als_analysis.readers.events import COUNT_SHIFT, FRAME_SHIFT, MORE
-from als_analysis.xpcs.compiled import compiled, compiled_part
 
 MOST_IN_CODE = 31  # a larger count takes more codes, and so does one that is not positive
 

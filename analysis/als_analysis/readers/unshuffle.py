@@ -16,9 +16,9 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
+from als_analysis.compiled import compiled, compiled_part
 from als_analysis.readers.bitplanes import HEADER, any_set
 from als_analysis.readers.instructions import bits_set, lz4, word
-from als_analysis.xpcs.compiled import compiled, compiled_part
 from als_analysis.xpcs.vectors import loop
 
 LARGEST_BLOCK = 1 << 19  # bytes in a block: usually 8192; much more is no block but a damaged header

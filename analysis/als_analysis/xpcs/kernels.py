@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from als_analysis.xpcs.compiled import compiled, compiled_part
+from als_analysis.compiled import compiled, compiled_part
 from als_analysis.xpcs.state import SUMMED_LEVEL
 from als_analysis.xpcs.vectors import LANES, REACH, add_products_1_to_8, add_products_5_to_8
 

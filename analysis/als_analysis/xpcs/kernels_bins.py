@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from als_analysis.xpcs.compiled import compiled, compiled_part
+from als_analysis.compiled import compiled, compiled_part
 from als_analysis.xpcs.kernels import add_row, copy_row
 from als_analysis.xpcs.kernels_bins_vectors import LAGS, add_runs, turn_block
 from als_analysis.xpcs.state import SUMMED_LEVEL

@@ -13,9 +13,9 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
+from als_analysis.compiled import compiled, compiled_part
 from als_analysis.readers.instructions import lz4, word
 from als_analysis.readers.unshuffle import top_plane
-from als_analysis.xpcs.compiled import compiled, compiled_part
 from als_analysis.xpcs.kernels import add_levels
 from als_analysis.xpcs.vectors import LANES, REACH, loop
 

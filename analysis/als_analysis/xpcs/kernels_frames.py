@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from als_analysis.xpcs.compiled import compiled, compiled_part
+from als_analysis.compiled import compiled, compiled_part
 
 
 @compiled

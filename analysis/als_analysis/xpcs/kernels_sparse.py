@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from als_analysis.compiled import compiled, compiled_part
 from als_analysis.readers.events import COUNT_SHIFT, FRAME_SHIFT, MORE, SLICE, WORD
-from als_analysis.xpcs.compiled import compiled, compiled_part
 from als_analysis.xpcs.kernels import add_levels
 from als_analysis.xpcs.vectors import LANES, REACH
 

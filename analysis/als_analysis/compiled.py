@@ -1,0 +1,117 @@
+"""How every inner loop here is compiled: by numba, without Python's lock, once, kept on disk.
+
+numba keeps what it compiled by the file of the function and the types of its arguments. It does not notice when a
+function that is called, from another file, has changed, or a number that is named there, and goes on with the old code:
+after an update a result could be wrong without a word. Here all of that is part of what the code is kept by (`Kept`).
+
+Kept code saves time and nothing else. Where it cannot be kept (no folder is writable, the disk is full) or read, a line
+on stderr says so, and it is compiled again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any, TypeVar
+
+import numba
+from numba.core.caching import FunctionCache
+from numba.core.dispatcher import Dispatcher
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_PACKAGE = __name__.partition(".")[0]
+
+
+def compiled(function: _F) -> _F:
+    """For Python to call. Sums are taken in the order that is written: their bits depend on nothing else."""
+    return _compiled(function, {"contract"}, False)
+
+
+def compiled_part(function: _F) -> _F:
+    """As `compiled`, of a function that only other compiled ones call: it takes less time to compile."""
+    return _compiled(function, {"contract"}, True)
+
+
+def compiled_sums(function: _F) -> _F:
+    """As `compiled_part`, for a long sum in another order, the same for every run: only so it becomes vectors."""
+    return _compiled(function, {"contract", "reassoc"}, True)
+
+
+def _compiled(function: _F, allowed: set[str], part: bool) -> _F:
+    njit: Any = numba.njit  # its types leave out the last two: ways to call a function that nobody takes here
+    dispatcher: Any = njit(
+        nogil=True, fastmath=allowed, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=part
+    )(function)  # fmt: skip
+    try:
+        dispatcher._cache = Kept(function)  # type: ignore[no-untyped-call]  # as `cache=True` does
+    except RuntimeError:  # numba looked for a folder
+        _tell("compiled code cannot be kept: no folder can be written; set NUMBA_CACHE_DIR to one")
+    return dispatcher  # type: ignore[no-any-return]
+
+
+class Kept(FunctionCache):
+    """A function's compiled code on disk, valid as long as nothing that it is made of has changed."""
+
+    @cached_property
+    def _made_of(self) -> str:
+        digest = hashlib.sha256()
+        for item in sorted(_parts_of(self._py_func, set())):
+            digest.update(item.encode())
+        return digest.hexdigest()
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
+        return *super()._index_key(sig, codegen), self._made_of  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - unpickling a damaged file can raise anything
+            _tell(f"compiled code cannot be kept in {self.cache_path}", f": {type(error).__name__}: {error}")
+            with contextlib.suppress(OSError):
+                self.flush()  # type: ignore[no-untyped-call]
+
+
+_told: set[str] = set()
+
+
+def _tell(problem: str, detail: str = "") -> None:
+    """Say it once, whatever the details."""
+    if problem not in _told:
+        _told.add(problem)
+        print(f"als-analysis: {problem}{detail}", file=sys.stderr)
+
+
+def _parts_of(function: Callable[..., Any], seen: set[Any]) -> Iterator[str]:
+    """What a function's compiled code is made of: the files of our functions in it, and the values that they name."""
+    seen.add(function)
+    yield _digest(inspect.getfile(function))
+    names = function.__globals__
+    for name in sorted(_names_in(function.__code__) & names.keys()):
+        value = names[name]
+        if isinstance(value, Dispatcher):
+            value = value.py_func
+        elif not isinstance(value, FunctionType):
+            value = getattr(value, "_defn", value)  # what an intrinsic is made from
+        if isinstance(value, FunctionType):
+            if value not in seen and value.__module__.partition(".")[0] == _PACKAGE:
+                yield from _parts_of(value, seen)
+        elif isinstance(value, (bool, int, float, str, tuple)):
+            yield f"{function.__module__}.{name} = {value!r}"
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """Every global and attribute that code names, also in functions inside it."""
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return {*code.co_names}.union(*(_names_in(one) for one in inner))
+
+
+@cache
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,118 @@
+"""Compiled code that is kept on disk: never of other sources than those that are there, and never a reason to fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import als_analysis
+import pytest
+
+HELPER = """
+from als_analysis.compiled import compiled_part
+from als_analysis.tried.number import NUMBER
+from numba.extending import intrinsic
+from numba.core import types
+
+def factor():
+    return 1
+
+def typed(context, x):
+    def codegen(ctx, builder, signature, arguments):
+        return builder.mul(arguments[0], ctx.get_constant(types.int64, factor()))
+    return types.int64(types.int64), codegen
+
+times = intrinsic(typed)
+
+@compiled_part
+def inner(x):
+    return times(x) + 10 + NUMBER
+"""
+OUTER = """
+from als_analysis.compiled import compiled
+from als_analysis.tried.helper import inner
+
+@compiled
+def middle(x):
+    return inner(x)
+
+@compiled
+def outer(x):
+    return middle(x)
+"""
+RUN = """
+from als_analysis.tried.outer import outer
+print(outer(1), sum(outer.stats.cache_hits.values()))
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A copy of the package, with a little module of its own."""
+    package = tmp_path / "als_analysis"
+    shutil.copytree(Path(als_analysis.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    tried = package / "tried"
+    tried.mkdir()
+    for name, text in {"__init__": "", "number": "NUMBER = 100\n", "helper": HELPER, "outer": OUTER}.items():
+        (tried / f"{name}.py").write_text(text)
+    return package
+
+
+def run(package: Path, **environment: str) -> tuple[str, str]:
+    """What is printed: the answer and whether it came from the disk; and what is said on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], capture_output=True, text=True, check=True, cwd=package.parent,
+        env={**os.environ, "PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1", **environment},
+    )  # fmt: skip
+    return done.stdout.strip(), done.stderr
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_kept_code_is_taken_as_long_as_nothing_in_it_has_changed(installed: Path) -> None:
+    assert run(installed) == ("111 0", "")
+    (installed / "tried" / "unrelated.py").write_text("X = 1\n")
+    assert run(installed) == ("111 1", "")
+    tried = installed / "tried"
+    replace(tried / "helper.py", "+ 10", "+ 20")
+    assert run(installed) == ("121 0", ""), "a function that is called by one that it calls, in another file"
+    replace(tried / "number.py", "100", "200")
+    assert run(installed) == ("221 0", ""), "a number from a third file"
+    replace(tried / "helper.py", "return 1\n", "return 2\n")
+    assert run(installed) == ("222 0", ""), "what an instruction is made with"
+
+
+def test_without_a_folder_that_can_be_written_it_is_compiled_each_time(installed: Path) -> None:
+    (installed / "tried" / "__pycache__").touch()  # so that there can be no such folder, not even for root
+    out, err = run(installed, HOME="/dev/null", XDG_CACHE_HOME="/dev/null/cache")
+    assert out == "111 0"
+    assert err == ("als-analysis: compiled code cannot be kept: no folder can be written; set NUMBA_CACHE_DIR to one\n")
+    assert run(installed, HOME="/dev/null", NUMBA_CACHE_DIR=str(installed / "kept")) == ("111 0", "")
+
+
+def test_a_damaged_file_is_told_and_replaced(installed: Path) -> None:
+    run(installed)
+    for ending in ("nbi", "nbc"):
+        for path in (installed / "tried" / "__pycache__").glob(f"*.{ending}"):
+            path.write_bytes(path.read_bytes()[:60])
+        out, err = run(installed)
+        assert out == "111 0"
+        assert err.startswith("als-analysis: compiled code cannot be kept in ") and err.count("\n") == 1
+    assert run(installed) == ("111 1", "")
+
+
+def test_a_full_disk_is_told_and_nothing_else(installed: Path) -> None:
+    limited = RUN.replace("\nfrom", "\nimport resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+                          "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\nfrom", 1)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", limited], capture_output=True, text=True, check=False, cwd=installed.parent,
+        env={**os.environ, "PYTHONPATH": str(installed.parent), "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "111 0")
+    assert "File too large" in done.stderr and done.stderr.count("\n") == 1
