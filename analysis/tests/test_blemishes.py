@@ -60,7 +60,7 @@ def test_the_answer_is_that_of_a_q_map_that_leaves_them_out(
     told = result(tmp_path / "told.h5", data, qmap(masked), how)
     assert capsys.readouterr().err == ""
     found = result(tmp_path / "found.h5", data, qmap(), how)
-    assert f"{masked.sum()} pixels of the q-map are masked by the detector" in capsys.readouterr().err
+    assert f"masked by the detector and left out: {masked.sum()} of the q-map's pixels" in capsys.readouterr().err
     assert found.multitau is not None and told.multitau is not None
     assert found.multitau.partial is not None and told.multitau.partial is not None
     for name in ("g2", "g2_err", "partial", "partial_err"):

@@ -254,7 +254,8 @@ def test_trouble_in_the_frames_shows_in_the_checks(tmp_path: Path) -> None:
     with h5py.File(scan, "a") as file:
         data = file["/entry/data/data"]
         hot = np.stack([data[i] for i in range(100)])
-        hot[:, 24, 10] = 65535
+        hot[:, 24, 10] = 60000
+        hot[40:60, 24, 10] = 65535
         hot[:, 24, 38] = 0
         hot[10] = 0
         hot[20] = hot[19]

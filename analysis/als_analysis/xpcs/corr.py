@@ -76,8 +76,8 @@ def correlate(
     qmap, masked = without_blemishes(source, qmap, options)
     if masked:
         print(
-            f"als-xpcs: {source.path}: {masked} pixels of the q-map are masked by the detector (at the top of "
-            f"{source.dtype} in every frame looked at); they are left out",
+            f"als-xpcs: {source.path}: masked by the detector and left out: {masked} of the q-map's pixels (at the "
+            f"top of {source.dtype} in every frame looked at)",
             file=sys.stderr,
         )
     metadata, _ = source.metadata()
