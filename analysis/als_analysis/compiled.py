@@ -4,17 +4,23 @@ numba keeps what it compiled by the file of the function and the types of its ar
 function that is called, from another file, has changed, or a number that is named there, and goes on with the old code:
 after an update a result could be wrong without a word. Here all of that is part of what the code is kept by (`Kept`).
 
+numba compiles in one thread. Where several functions are to be compiled for the first time, another process can do some
+of them meanwhile (`elsewhere`): its code comes by the disk.
+
 Kept code saves time and nothing else. Where it cannot be kept (no folder is writable, the disk is full) or read, a line
 on stderr says so, and it is compiled again.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import inspect
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -55,8 +61,42 @@ def _compiled(function: _F, allowed: set[str], part: bool) -> _F:
     return dispatcher  # type: ignore[no-any-return]
 
 
+def elsewhere(functions: Iterable[Any], command: Sequence[str]) -> None:
+    """Run a command that compiles `functions`, unless all are kept already; who needs one meanwhile waits for it."""
+    caches = [function._cache for function in functions]
+    if not all(isinstance(cache, Kept) for cache in caches) or all(cache.is_there() for cache in caches):
+        return
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+    atexit.register(_end, process)
+    for kept in caches:
+        kept.process = process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait()
+
+
 class Kept(FunctionCache):
     """A function's compiled code on disk, valid as long as nothing that it is made of has changed."""
+
+    process: subprocess.Popen[bytes] | None = None  # which is compiling it
+
+    def is_there(self) -> bool:
+        """Whether there is code of the present sources, for arguments of whatever types."""
+        with contextlib.suppress(Exception):  # a damaged file
+            index = self._cache_file._load_index()  # type: ignore[no-untyped-call]
+            return any(key[-1] == self._made_of for key in index)
+        return False
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        while True:
+            coming = self.process is not None and self.process.poll() is None
+            found = super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+            if found is not None or not coming:
+                return found
+            time.sleep(0.02)
 
     @cached_property
     def _made_of(self) -> str:

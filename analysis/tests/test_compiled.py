@@ -61,10 +61,10 @@ def installed(tmp_path: Path) -> Path:
     return package
 
 
-def run(package: Path, **environment: str) -> tuple[str, str]:
+def run(package: Path, program: str = RUN, **environment: str) -> tuple[str, str]:
     """What is printed: the answer and whether it came from the disk; and what is said on stderr."""
     done = subprocess.run(
-        [sys.executable, "-c", RUN], capture_output=True, text=True, check=True, cwd=package.parent,
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=package.parent,
         env={**os.environ, "PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1", **environment},
     )  # fmt: skip
     return done.stdout.strip(), done.stderr
@@ -108,11 +108,60 @@ def test_a_damaged_file_is_told_and_replaced(installed: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_nothing_else(installed: Path) -> None:
-    limited = RUN.replace("\nfrom", "\nimport resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-                          "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\nfrom", 1)  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", limited], capture_output=True, text=True, check=False, cwd=installed.parent,
-        env={**os.environ, "PYTHONPATH": str(installed.parent), "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    assert (done.returncode, done.stdout.strip()) == (0, "111 0")
-    assert "File too large" in done.stderr and done.stderr.count("\n") == 1
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    out, err = run(installed, f"{limit}resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n{RUN}")
+    assert out == "111 0"
+    assert "File too large" in err and err.count("\n") == 1
+
+
+ELSEWHERE = """
+import sys
+from als_analysis.compiled import elsewhere
+from als_analysis.tried.outer import outer
+elsewhere([outer], [sys.executable, "-c", "import time\\n{there}"])
+"""
+
+
+def test_what_another_process_compiles_is_waited_for_and_taken(installed: Path) -> None:
+    there = "time.sleep(0.5); from als_analysis.tried.outer import outer; outer(1); time.sleep(60)"
+    assert run(installed, ELSEWHERE.format(there=there) + RUN) == ("111 1", ""), "not that it ends"
+
+
+def test_a_process_that_compiles_nothing_is_not_missed(installed: Path) -> None:
+    assert run(installed, ELSEWHERE.format(there="time.sleep(0.5); raise SystemExit(1)") + RUN) == ("111 0", "")
+    noted = installed / "noted"
+    assert run(installed, ELSEWHERE.format(there=f"open({str(noted)!r}, 'w')") + RUN) == ("111 1", "")
+    assert not noted.exists(), "nothing is started for what is kept"
+
+
+def test_whoever_ends_first_leaves_no_process(installed: Path) -> None:
+    noted = installed / "noted"
+    there = f"import os; open({str(noted)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    wait = (
+        f"import os, time\nwhile not (os.path.exists({str(noted)!r}) and open({str(noted)!r}).read()): time.sleep(0.01)"
+    )
+    run(installed, ELSEWHERE.format(there=there) + wait)
+    assert not Path(f"/proc/{noted.read_text()}").exists()
+
+
+def test_what_is_compiled_ahead_is_what_an_analysis_calls(tmp_path: Path) -> None:
+    """Of the same types, or it would be compiled twice."""
+    program = f"""
+from als_analysis.xpcs import kernels_bins, kernels_frames, kernels_sparse, precompile
+from als_analysis.xpcs.cli import main
+functions = [kernels_bins.reduce_tiles, kernels_frames.add_segments, kernels_sparse.add_events]
+precompile.compile_now("sums")
+print([len(f.signatures) for f in functions])
+precompile.compile_now("events")
+ahead = [f.signatures for f in functions]
+print([len(kinds) for kinds in ahead])
+import contextlib, io
+raw = "{tmp_path}/s.h5"
+for photons in ("5", "0.01"):
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(["simulate", raw, "--frames", "300", "--photons", photons, "--dtype", "uint16", "--overwrite"])
+        assert main(["corr", raw, "--out", "{tmp_path}/s.hdf", "--overwrite"]) == 0
+assert [f.signatures for f in functions] == ahead
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("[1, 1, 0]\n[1, 1, 1]\n", 0), done.stderr

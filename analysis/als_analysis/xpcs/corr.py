@@ -34,6 +34,7 @@ from als_analysis.xpcs.fits import Fit, fit_bins
 from als_analysis.xpcs.multitau import G2, Correlator
 from als_analysis.xpcs.observe import Observer
 from als_analysis.xpcs.options import Options
+from als_analysis.xpcs.precompile import EVENTS, SUMS, precompile
 from als_analysis.xpcs.qmap import QMap
 from als_analysis.xpcs.result import Multitau, Result, Scattering
 from als_analysis.xpcs.state import Lags, Mark, State, lags_for
@@ -84,7 +85,10 @@ def correlate(
     frame_time = in_base_unit(metadata, "frame_time", source)
     frames = options.processed(source.shape[0])
     pixels = pixels_of(qmap)
-    with Workers(threads or available_cores()) as workers:
+    threads = threads or available_cores()
+    if options.kind != "twotime" and options.device != "cuda":
+        precompile(SUMS, options, threads)
+    with Workers(threads) as workers:
 
         def through(by_pixels: bool) -> tuple[_Run | EncodedRun, tuple[G2, list[G2]] | None]:
             run = _run_of(source, options, pixels, frames, workers, by_pixels)
@@ -151,6 +155,7 @@ def _run_of(
 
         correlator = DeviceCorrelator(frames, pixels, workers, TorchBackend())
     elif options.kind != "twotime" and is_sparse(source, options, pixels, frames, workers):
+        precompile(EVENTS, options, workers.threads)
         words = arrange(pixels.size, pixels.used, pixels.static, pixels.dynamic, windows=True)
         room = Room.of(source, options, words, frames, workers.threads)
         correlator = EventCorrelator(frames, words, workers, observer, room, options.save_g2)

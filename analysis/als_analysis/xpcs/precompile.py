@@ -1,0 +1,72 @@
+"""Compile in other processes what the end of an analysis takes, while its beginning is compiled in its own.
+
+An analysis that finds nothing kept, the first one after an installation, so waits for about half as long.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from als_analysis.readers.events import SLICE, WORD, Events
+from als_analysis.workers import Workers
+from als_analysis.xpcs.events import FEWEST_FRAMES, EventCorrelator, Room
+from als_analysis.xpcs.multitau import BinSums
+from als_analysis.xpcs.observe import Observer
+from als_analysis.xpcs.options import Options
+from als_analysis.xpcs.state import State, lags_for
+from als_analysis.xpcs.tiles import Pixels, arrange
+
+SUMS, EVENTS = "sums", "events"
+
+
+def precompile(what: str, options: Options, threads: int) -> None:
+    """Begin to compile SUMS over bins, or what correlates EVENTS, if that is not kept.
+
+    Not where there is a limit of memory (the other process takes some), or one thread only.
+    """
+    if options.memory is not None or threads == 1:
+        return
+    from als_analysis.compiled import elsewhere
+    from als_analysis.xpcs import kernels_bins, kernels_frames, kernels_sparse
+
+    functions = [kernels_bins.reduce_tiles, kernels_frames.add_segments]
+    if what == EVENTS:
+        functions = [kernels_sparse.add_events]  # the other two are under way
+    elsewhere(functions, [sys.executable, "-P", "-m", __name__, what])
+
+
+def compile_now(what: str) -> None:
+    """Call what is to be compiled, with next to nothing."""
+    none = np.zeros(WORD, dtype=np.int64)
+    pixels = arrange(WORD, np.arange(WORD), none, none, windows=True)
+    observer = Observer((1, WORD), FEWEST_FRAMES, pixels, 1, np.dtype(np.uint16))
+    if what == EVENTS:
+        _correlate_events(pixels, observer)
+    else:
+        _sum_bins(pixels)
+        observer.add_pixels(0, np.zeros((1, WORD), dtype=np.int64))
+
+
+def _sum_bins(pixels: Pixels) -> None:
+    state = State.empty(1, lags_for(FEWEST_FRAMES).levels)
+    sums = BinSums.empty(1, 1, state.sums.shape[1])
+    sums.add_tiles((0, 0), pixels.static_of_lane, pixels.dynamic_of_lane, state, None, None)
+
+
+def _correlate_events(pixels: Pixels, observer: Observer) -> None:
+    edges = np.arange(0, FEWEST_FRAMES + 1, SLICE, dtype=np.int64)
+    none, no_codes = np.zeros_like(edges[1:]), np.zeros(0, dtype=np.uint16)
+    lengths, per_frame = np.zeros((len(none), 1), dtype=np.uint16), np.zeros(FEWEST_FRAMES, dtype=np.int64)
+    events = Events(edges, none, none, lengths, no_codes, per_frame, per_frame, lambda t: no_codes)
+    with Workers(1) as workers:
+        correlator = EventCorrelator(FEWEST_FRAMES, pixels, workers, observer, Room(Path(), len(none), True), False)
+        correlator.add_events(events, np.ones(FEWEST_FRAMES, dtype=np.float32))
+        correlator.cut(True)
+        correlator.finish()
+
+
+if __name__ == "__main__":
+    compile_now(sys.argv[1])
