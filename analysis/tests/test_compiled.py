@@ -10,6 +10,9 @@ from pathlib import Path
 
 import als_analysis
 import pytest
+from als_analysis.xpcs import kernels_bins, precompile
+from als_analysis.xpcs.cli import main
+from numba.core.caching import NullCache
 
 HELPER = """
 from als_analysis.compiled import compiled_part
@@ -165,3 +168,26 @@ assert [f.signatures for f in functions] == ahead
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("[1, 1, 0]\n[1, 1, 1]\n", 0), done.stderr
+
+
+def test_all_is_compiled_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile"]) == 0
+    *kinds, last = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(":")[0] for line in kinds] == [
+        "als_7011, float32, 8 photons per pixel",
+        "aps_8idi, uint16, 8 photons per pixel",
+        "aps_8idi, uint16, 0.01 photons per pixel",
+        "aps_8idi, uint32, 8 photons per pixel",
+        "aps_8idi, uint32, 0.01 photons per pixel",
+        "imm-sparse, uint16, 0.01 photons per pixel",
+    ]
+    assert list(Path(last.removeprefix("kept in ")).rglob("kernels_bins.reduce_tiles-*.nbi"))
+
+
+def test_a_place_where_nothing_can_be_kept_is_an_error_of_its_installation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(precompile, "_KINDS", ())
+    monkeypatch.setattr(kernels_bins.reduce_tiles, "_cache", NullCache())
+    assert main(["compile"]) == 8
+    assert "set NUMBA_CACHE_DIR to a folder that can be written and has room" in capsys.readouterr().err

@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text,
-            epilog=f"example: als-xpcs {name} {example}\n\n{EXITS}",
+            epilog=f"example: als-xpcs {name} {example}".rstrip() + f"\n\n{EXITS}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     _simulate_arguments(
         verb("simulate", "write a speckle movie with a known answer", "scan.h5 --truth t.json --seed 1")
     )
+    verb("compile", "compile what analyses of the usual kinds of data take, so that none has to", "")
     return parser
 
 
@@ -248,10 +249,17 @@ def _simulate(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _compile(_: argparse.Namespace) -> int:
+    from als_analysis.xpcs.precompile import compile_all
+
+    print(f"kept in {compile_all(print)}")
+    return OK
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    verbs = {"corr": _corr, "qc": _qc, "plot": _plot, "qmap": _qmap, "simulate": _simulate}
+    verbs = {"corr": _corr, "qc": _qc, "plot": _plot, "qmap": _qmap, "simulate": _simulate, "compile": _compile}
     return run_command("als-xpcs", lambda: verbs[arguments.verb](arguments))
 
 

@@ -1,15 +1,21 @@
-"""Compile in other processes what the end of an analysis takes, while its beginning is compiled in its own.
+"""Compile what analyses take: all of it once, after an installation; or a part of it in another process.
 
-An analysis that finds nothing kept, the first one after an installation, so waits for about half as long.
+An analysis that finds nothing kept has what its end takes compiled elsewhere, while it compiles what its beginning
+takes, and so waits for about half as long.
 """
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
+from als_analysis.failure import OutputError
 from als_analysis.readers.events import SLICE, WORD, Events
 from als_analysis.workers import Workers
 from als_analysis.xpcs.events import FEWEST_FRAMES, EventCorrelator, Room
@@ -66,6 +72,51 @@ def _correlate_events(pixels: Pixels, observer: Observer) -> None:
         correlator.add_events(events, np.ones(FEWEST_FRAMES, dtype=np.float32))
         correlator.cut(True)
         correlator.finish()
+
+
+_FRAMES, _SIDE, _FEW = 300, 64, 0.01
+_KINDS = (  # format of the file, type of its numbers, photons per pixel and frame, what is correlated
+    ("als_7011", "float32", 8.0, "both"),
+    ("aps_8idi", "uint16", 8.0, "both"),
+    ("aps_8idi", "uint16", _FEW, "multitau"),
+    ("aps_8idi", "uint32", 8.0, "multitau"),
+    ("aps_8idi", "uint32", _FEW, "multitau"),
+    ("imm-sparse", "uint16", _FEW, "multitau"),
+)
+
+
+def compile_all(say: Callable[[str], None]) -> Path:
+    """Analyse a little of each usual kind of data, so that no analysis of such data compiles any more.
+
+    say() is told each kind and the seconds that it took. Returns the folder where the code is kept; raises
+    `OutputError` where it is not.
+    """
+    from als_analysis.compiled import Kept
+    from als_analysis.readers import load_layout
+    from als_analysis.xpcs import kernels_bins
+    from als_analysis.xpcs.movie_file import write_movie
+    from als_analysis.xpcs.run import Request, run
+    from als_analysis.xpcs.simulate import Movie
+
+    last: Any = kernels_bins.reduce_tiles
+    cache = last._cache
+    with TemporaryDirectory() as folder:
+        for number, (form, dtype, photons, kind) in enumerate(_KINDS):
+            raw = Path(folder) / f"{number}.{'imm' if form.startswith('imm') else 'h5'}"
+            write_movie(Movie(_FRAMES, _SIDE, dtype=dtype, photons=photons), raw, form=form)
+            layout = load_layout(form.partition("-")[0])
+            began = time.perf_counter()
+            run(
+                Request(
+                    raw, raw.with_suffix(".hdf"), layout, Options(kind=kind), roi=raw.with_name(f"{raw.stem}_roi.h5")
+                )
+            )
+            say(f"{form}, {dtype}, {photons:g} photons per pixel: {time.perf_counter() - began:.1f} s")
+    if not isinstance(cache, Kept) or not cache.is_there():
+        raise OutputError(
+            "compiled code was not kept: set NUMBA_CACHE_DIR to a folder that can be written and has room"
+        )
+    return Path(cache.cache_path)
 
 
 if __name__ == "__main__":
