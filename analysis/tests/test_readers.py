@@ -1,13 +1,15 @@
-"""IMM files, dense and sparse, and what is said about broken ones."""
+"""IMM files, dense and sparse, what is said about broken ones, and the chunk index of HDF5 files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from als_analysis.failure import BadArguments, RawFileError
 from als_analysis.readers import load_layout, open_frames
+from als_analysis.readers.hdf5 import Hdf5Frames
 from als_analysis.readers.layout import layout_for
 from als_analysis.workers import Workers
 from als_analysis.xpcs.movie_file import imm_header, write_movie
@@ -92,3 +94,13 @@ def test_a_broken_imm_is_named_with_its_frame(tmp_path: Path, spoiled: object, s
 def test_a_layout_that_is_wrong_is_refused_with_the_field(document: dict[str, object]) -> None:
     with pytest.raises(BadArguments, match=next(iter(document))):
         load_layout(document)
+
+
+def test_the_index_of_many_chunks_does_not_stay_in_memory(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        data = file.create_dataset("/d", shape=(5000, 8, 8), dtype="u2", chunks=(1, 8, 8), compression="gzip")
+        data[:] = 1
+    with Hdf5Frames(tmp_path / "s.h5", load_layout({"frames": "/d"})) as source:
+        source.fetch(range(2))
+        assert source.file.id.get_mdc_size()[2] < 100_000  # of nodes, as they are in the file
+        assert source.read(4000, 4001).max() == 1
