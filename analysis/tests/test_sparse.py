@@ -199,8 +199,10 @@ def test_a_number_beyond_the_range_of_its_sums_is_refused(tmp_path: Path) -> Non
         correlate(source, qmap(source.shape[1:]), Options(sparse="always"))
 
 
-def test_a_memory_limit_holds_for_events_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With much memory there may be a state of all pixels, with less only events, with little an error."""
+def test_a_memory_limit_holds_for_events_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With much memory there may be a state of all pixels, with less only events, with little other ways, or none."""
     path, bins = write(tmp_path / "s.h5", 1000, 0.05, side=96), qmap((96, 96))
     free, rooms = memory.INTERPRETER_BYTES, []
     monkeypatch.setattr(events, "FRAMES_IN_BLOCK", 32)
@@ -208,9 +210,9 @@ def test_a_memory_limit_holds_for_events_too(tmp_path: Path, monkeypatch: pytest
     real = events.Room.of
     monkeypatch.setattr(events.Room, "of", lambda *a: rooms.append(real(*a)) or rooms[-1])
 
-    def run(more: int) -> Result:
+    def run(more: int, sparse: str = "always") -> Result:
         with open_frames(path, LAYOUT) as source:
-            return correlate(source, bins, Options(sparse="always", memory=free + more), threads=1)
+            return correlate(source, bins, Options(sparse=sparse, memory=free + more), threads=1)
 
     whole, kept = run(100 << 20), run(16 << 20)
     assert [room.whole_state for room in rooms] == [True, False]
@@ -220,3 +222,11 @@ def test_a_memory_limit_holds_for_events_too(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(events.Room, "of", lambda *a: replace(real(*a), codes=100_000))
     with pytest.raises(OutOfMemory, match=r"s\.h5: the events of \d+ of 1000 frames take all .* MiB more"):
         run(16 << 20)
+    monkeypatch.setattr(events, "MOST_OCCUPIED", 0.1)
+    dense = run(100 << 20, "never")
+    capsys.readouterr()
+    assert_same(run(16 << 20, "auto"), dense)
+    told = capsys.readouterr().err
+    assert "the events of" in told and told.endswith("MiB more are needed; going over all pixels instead\n")
+    with pytest.raises(OutOfMemory, match=r"s\.h5: \d+ pixels and 1000 frames need \d+ MiB"):
+        run(1 << 20, "auto")

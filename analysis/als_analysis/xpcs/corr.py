@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
@@ -27,6 +27,7 @@ from als_analysis.xpcs.events import (
     FRAMES_IN_BLOCK,
     EventCorrelator,
     Room,
+    TooManyEvents,
     event_blocks,
     is_sparse,
 )
@@ -90,18 +91,24 @@ def correlate(
         precompile(SUMS, options, threads)
     with Workers(threads) as workers:
 
-        def through(by_pixels: bool) -> tuple[_Run | EncodedRun, tuple[G2, list[G2]] | None]:
-            run = _run_of(source, options, pixels, frames, workers, by_pixels)
+        def through(way: Options, by_pixels: bool = True) -> tuple[_Run | EncodedRun, tuple[G2, list[G2]] | None]:
+            run = _run_of(source, way, pixels, frames, workers, by_pixels)
             if out is not None and stop is not None and options.device != "cuda":
                 run.checkpoint = Checkpoint(out, identity_of(source, qmap, options) | run.identity)
-            return run, run.through(progress, stop)
+            try:
+                return run, run.through(progress, stop)
+            except FramesFirst as reason:
+                if str(reason):
+                    print(f"als-xpcs: {reason}", file=sys.stderr)
+                return through(way, by_pixels=False)
 
         try:
-            run, found = through(by_pixels=True)
-        except FramesFirst as reason:
-            if str(reason):
-                print(f"als-xpcs: {reason}", file=sys.stderr)
-            run, found = through(by_pixels=False)
+            run, found = through(options)
+        except TooManyEvents as reason:
+            if options.sparse != "auto":
+                raise
+            print(f"als-xpcs: {reason}; going over all pixels instead", file=sys.stderr)
+            run, found = through(replace(options, sparse="never"))
         observer, correlator = run.observer, run.correlator
         alive = run.alive()
         if not alive.any():

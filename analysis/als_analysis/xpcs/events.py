@@ -38,6 +38,10 @@ _WORDS_IN_GROUP = 64
 _SEGMENT_BYTES = 8 * 10  # of a pixel, for its sums over segments of the frames
 
 
+class TooManyEvents(OutOfMemory):
+    """They do not fit into the memory limit; a state of all pixels may."""
+
+
 def is_sparse(source: FrameSource, options: Options, pixels: Pixels, frames: int, workers: Workers) -> bool:
     """Whether to take the event path: when told so, or when a few frames spread over all are nearly empty.
 
@@ -75,7 +79,7 @@ class Room:
 
     @classmethod
     def of(cls, source: FrameSource, options: Options, pixels: Pixels, frames: int, threads: int) -> Room:
-        """What the memory limit leaves; raises `OutOfMemory` where that is too little for any events."""
+        """What the memory limit leaves; raises `TooManyEvents` where that is too little for any."""
         if options.memory is None:
             return cls(source.path, MOST_KEPT, True)
         levels = lags_for(frames).levels
@@ -90,7 +94,7 @@ class Room:
             return cls(source.path, min(_FEWEST_KEPT + (options.memory - whole) // 2, MOST_KEPT), True)
         least = fixed + threads * state(_WORDS_IN_GROUP) + block
         if least > options.memory or options.save_g2:
-            raise OutOfMemory(
+            raise TooManyEvents(
                 f"{source.path}: the events of {len(pixels.used)} pixels and {frames} frames need "
                 f"{(whole if options.save_g2 else least) >> 20} MiB, the limit is {options.memory >> 20} MiB"
             )
@@ -143,7 +147,7 @@ class EventCorrelator(Correlator):
         kept, groups = self._kept, self._groups
         if not self._room.whole_state:
             more = 2 * len(kept.codes) * (self._observer.frames - kept.end) // max(kept.end, 1)
-            raise OutOfMemory(
+            raise TooManyEvents(
                 f"{self._room.path}: the events of {kept.end} of {self._observer.frames} frames take all of the memory "
                 f"limit; about {(more >> 20) + 1} MiB more are needed"
             )
