@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import tracemalloc
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -245,3 +247,30 @@ def test_the_page_cache_is_what_nobody_uses_within_the_batch_systems_limit(
         assert memory.cached_bytes() == 123456
         (group / file).write_text("max\n")
         assert memory.cached_bytes() > 1 << 20
+
+
+def test_an_analysis_leaves_nothing_behind_in_memory(tmp_path: Path) -> None:
+    """Not even until Python looks for cycles, while the next analysis takes its own memory."""
+    side = 256
+    rows = np.arange(side, dtype=np.uint32)[:, None].repeat(side, axis=1)
+    bins = Bins(np.ones(side), np.zeros(1), (side, 1))
+    wide = QMap(rows // 32 + 1, rows + 1, bins, bins, np.ones((side, side), dtype=np.uint8))
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.create_dataset(
+            "/d", data=np.full((20, side, side), 3, "u2"), chunks=(1, side, side), **hdf5plugin.Bitshuffle(cname="lz4")
+        )
+
+    def analyse() -> None:
+        with open_frames(tmp_path / "w.h5", LAYOUT) as source:
+            correlate(source, wide, Options(), threads=1)
+
+    analyse()  # what is loaded once
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        analyse()
+        assert tracemalloc.get_traced_memory()[0] < 8 * side * side  # one number for each pixel
+    finally:
+        tracemalloc.stop()
+        gc.enable()

@@ -95,20 +95,22 @@ def correlate(
             run = _run_of(source, way, pixels, frames, workers, by_pixels)
             if out is not None and stop is not None and options.device != "cuda":
                 run.checkpoint = Checkpoint(out, identity_of(source, qmap, options) | run.identity)
-            try:
-                return run, run.through(progress, stop)
-            except FramesFirst as reason:
-                if str(reason):
-                    print(f"als-xpcs: {reason}", file=sys.stderr)
-                return through(way, by_pixels=False)
+            return run, run.through(progress, stop)
 
+        way = options
         try:
-            run, found = through(options)
-        except TooManyEvents as reason:
-            if options.sparse != "auto":
-                raise
-            print(f"als-xpcs: {reason}; going over all pixels instead", file=sys.stderr)
-            run, found = through(replace(options, sparse="never"))
+            try:
+                run, found = through(way)
+            except TooManyEvents as reason:
+                if options.sparse != "auto":
+                    raise
+                print(f"als-xpcs: {reason}; going over all pixels instead", file=sys.stderr)
+                way = replace(options, sparse="never")
+                run, found = through(way)
+        except FramesFirst as reason:
+            if str(reason):
+                print(f"als-xpcs: {reason}", file=sys.stderr)
+            run, found = through(way, by_pixels=False)
         observer, correlator = run.observer, run.correlator
         alive = run.alive()
         if not alive.any():
