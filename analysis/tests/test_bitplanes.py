@@ -13,6 +13,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 from als_analysis.readers import bitplanes, chunks, unshuffle
+from als_analysis.readers.bitshuffle import HEADER
 from als_analysis.readers.events import MOST_IN_WORD
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -282,7 +283,7 @@ def test_the_end_of_a_block_is_where_lz4_wants_it(last: int) -> None:
 
 def test_zeros_at_the_end_are_left_out() -> None:
     frame = np.random.default_rng(3).random((1, 4096)) < 0.01
-    block = encode(frame.astype(np.uint16))[0][bitplanes.HEADER + 4 :]
+    block = encode(frame.astype(np.uint16))[0][HEADER + 4 :]
     there, _, mine, theirs = both(block, 8192, 512)
     assert there <= 1024  # the copy before the last one may end in the second row
     np.testing.assert_array_equal(mine[:512], theirs[:512])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from als_analysis.compiled import compiled, compiled_part
+from als_analysis.readers.bitshuffle import HEADER, LARGEST_BLOCK
 from als_analysis.readers.events import COUNT_SHIFT, FRAME_SHIFT, MOST_IN_WORD, SLICE, WORD
 from als_analysis.readers.instructions import (
     bits_set,
@@ -30,10 +31,8 @@ from als_analysis.readers.instructions import (
 )
 from als_analysis.readers.kernels_events import put_code
 
-HEADER = 12
 TOO_FULL, DAMAGED = -1, -2
 _SLACK = 128  # bytes that `unpack` may read behind a block, and write behind what that decodes to
-_LARGEST = 1 << 19  # bytes in a block: usually 8192; much more is no block but a damaged header
 _OFTEN = 2  # codes that are written for a word of a frame, whether or not there are so many events
 
 
@@ -158,8 +157,8 @@ def list_slices(
         ends[s] = DAMAGED
         block = 0
         for t in range(frames):
-            mine = _block(data, starts[first + t], starts[first + t + 1], pixels, item)
-            block = mine if t == 0 or mine == block else 0
+            mine = block_of(data, starts[first + t], starts[first + t + 1], pixels, item)
+            block = mine if mine % WORD == 0 and pixels % WORD == 0 and (t == 0 or mine == block) else 0
             if block == 0:
                 break
             at[t] = starts[first + t] + HEADER
@@ -215,12 +214,12 @@ def list_slices(
 
 
 @compiled_part
-def _block(data: Any, begin: int, end: int, pixels: int, item: int) -> Any:
+def block_of(data: Any, begin: int, end: int, pixels: int, item: int) -> Any:
     """The pixels of a block of the chunk data[begin:end], 0 where its header is not what it should be."""
-    if end - begin < HEADER or word(data, begin) != 0 or word(data, begin + 4) != pixels * item or pixels % WORD != 0:
+    if end - begin < HEADER or word(data, begin) != 0 or word(data, begin + 4) != pixels * item:
         return 0
     block = word(data, begin + 8) // item
-    return block if block > 0 and block % WORD == 0 and block * item <= _LARGEST else 0
+    return block if block > 0 and block % 8 == 0 and block * item <= LARGEST_BLOCK else 0
 
 
 @compiled_part

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import RawFileError
+from als_analysis.readers.bitshuffle import HEADER, LARGEST_BLOCK
 from als_analysis.workers import Workers
 
 if TYPE_CHECKING:
     from als_analysis.readers.chunks import Chunks, Fetched
-
-_HEADER = 12
 
 
 class Blocks:
@@ -78,7 +77,7 @@ class Blocks:
         """
         from als_analysis.readers.unshuffle import read_at
 
-        before = _HEADER + widths[:, :group].sum(axis=1, dtype=np.int64)
+        before = HEADER + widths[:, :group].sum(axis=1, dtype=np.int64)
         where = self._chunks.offset[frames.start : frames.stop : frames.step] + before
         starts = np.concatenate([[0], np.cumsum(widths[:, group], dtype=np.int64)])
         there = read_at(_pread_address(), self._descriptor, where, starts, buffer)
@@ -89,12 +88,10 @@ class Blocks:
 
 def blocks_of(chunks: Chunks, descriptor: int) -> Blocks | None:
     """The blocks of bitshuffled and LZ4-compressed unsigned numbers, or None where there are none."""
-    from als_analysis.readers.unshuffle import LARGEST_BLOCK
-
     unsigned = chunks.dtype.kind == "u" and chunks.dtype.itemsize <= 4 and chunks.pixels % 64 == 0
-    if not unsigned or chunks.lz4 is None or _pread_address() == 0 or not (chunks.size > _HEADER).all():
+    if not unsigned or chunks.lz4 is None or _pread_address() == 0 or not (chunks.size > HEADER).all():
         return None
-    size = int.from_bytes(os.pread(descriptor, _HEADER, int(chunks.offset[0]))[8:], "big")
+    size = int.from_bytes(os.pread(descriptor, HEADER, int(chunks.offset[0]))[8:], "big")
     pixels = size // chunks.dtype.itemsize
     return Blocks(chunks, descriptor, pixels) if 0 < size <= LARGEST_BLOCK and pixels % 64 == 0 else None
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from als_analysis.failure import RawFileError
+from als_analysis.readers.bitshuffle import HEADER, LARGEST_BLOCK
 from als_analysis.readers.events import MOST_IN_WORD, SLICE, WORD, Events
 from als_analysis.readers.frames import Sums
 from als_analysis.workers import Workers
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 _DEFLATE, _SHUFFLE, _BITSHUFFLE = 1, 2, 32008
 _BITSHUFFLE_LZ4, _BITSHUFFLE_ZSTD = 2, 3
 _FULLEST = 24  # frames with more than one event in so many pixels are not listed
-_HEADER = 12  # bitshuffle: decoded bytes (u64, big-endian), bytes per block (u32, big-endian)
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ class Chunks:
     ) -> Sums | None:
         if self.dtype.kind != "u" or self.dtype.itemsize > 4 or not self._bits_can_be_read(fetched):
             return None
-        from als_analysis.readers.unshuffle import LARGEST_BLOCK, decode_blocks, find_blocks
+        from als_analysis.readers.unshuffle import decode_blocks, find_blocks
 
         item, function = self.dtype.itemsize, self.lz4 or 0
-        block = int.from_bytes(fetched.data[8:_HEADER].tobytes(), "big") // item
+        block = int.from_bytes(fetched.data[8:HEADER].tobytes(), "big") // item
         if not 0 < block * item <= LARGEST_BLOCK:
             return None
         where, size = np.empty((2, len(fetched), -(-self.pixels // block)), dtype=np.int64)
@@ -147,7 +147,7 @@ class Chunks:
             out[:] = self.fill
             return
         if self.bitshuffle is not None:
-            block = int.from_bytes(data[8:_HEADER].tobytes(), "big") // self.dtype.itemsize
+            block = int.from_bytes(data[8:HEADER].tobytes(), "big") // self.dtype.itemsize
             decoded = int.from_bytes(data[:8].tobytes(), "big")
             if decoded != out.nbytes or block <= 0 or block % 8:
                 raise RawFileError(f"{self.path}: frame {frame}: corrupted: {decoded} bytes in blocks of {block}")
@@ -156,9 +156,9 @@ class Chunks:
 
                 if not is_sound(self.lz4, data, self.pixels, self.dtype.itemsize):
                     raise RawFileError(f"{self.path}: frame {frame}: corrupted: its blocks are not what it says")
-            source = data.ctypes.data + _HEADER
+            source = data.ctypes.data + HEADER
             used = self.bitshuffle(source, out.ctypes.data, self.pixels, self.dtype.itemsize, block)
-            if used != len(data) - _HEADER:
+            if used != len(data) - HEADER:
                 raise RawFileError(f"{self.path}: frame {frame}: corrupted: bitshuffle gave {used}")
             return
         try:

@@ -1,12 +1,51 @@
-"""Instructions that numba has no word for: LZ4's decoder by its address, bits of a word, loads and copies of bytes."""
+"""Instructions that numba has no word for: LZ4's decoder by its address, bits of a word, loads and copies of bytes.
+
+And the loop that those which are written in LLVM's own words need.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
+
+
+def loop(
+    builder: Any, start: Any, stop: Any, step: int, carried: list[Any]
+) -> tuple[Any, list[Any], Callable[[list[Any]], None]]:
+    """Open `for i in range(start, stop, step)` that carries values; gives i, the values, and how to close it.
+
+    It is closed with the values for the next turn; after that the values are those after the last turn.
+    """
+    word = start.type
+    before = builder.block
+    head = builder.append_basic_block("head")
+    body = builder.append_basic_block("body")
+    after = builder.append_basic_block("after")
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(word)
+    index.add_incoming(start, before)
+    phis = []
+    for value in carried:
+        phi = builder.phi(value.type)
+        phi.add_incoming(value, before)
+        phis.append(phi)
+    builder.cbranch(builder.icmp_signed("<", index, stop), body, after)
+    builder.position_at_end(body)
+
+    def close(values: list[Any]) -> None:
+        following = builder.add(index, word(step))
+        index.add_incoming(following, builder.block)
+        for phi, value in zip(phis, values, strict=True):
+            phi.add_incoming(value, builder.block)
+        builder.branch(head)
+        builder.position_at_end(after)
+
+    return index, phis, close
 
 
 def _typed_lz4(context: Any, function: Any, source: Any, size: Any, target: Any, room: Any) -> Any:

@@ -17,11 +17,10 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from als_analysis.compiled import compiled, compiled_part
-from als_analysis.readers.bitplanes import HEADER, any_set
-from als_analysis.readers.instructions import bits_set, lz4, word
-from als_analysis.xpcs.vectors import loop
+from als_analysis.readers.bitplanes import any_set, block_of
+from als_analysis.readers.bitshuffle import HEADER
+from als_analysis.readers.instructions import bits_set, loop, lz4, word
 
-LARGEST_BLOCK = 1 << 19  # bytes in a block: usually 8192; much more is no block but a damaged header
 _VECTOR_BITS = 512
 
 
@@ -72,15 +71,10 @@ def find_blocks(data: Any, starts: Any, pixels: int, item: int, where: Any, size
     for t in range(len(starts) - 1):
         at = starts[t]
         last = starts[t + 1]
-        if last - at < HEADER or word(data, at) != 0 or word(data, at + 4) != pixels * item:
+        mine = block_of(data, at, last, pixels, item)
+        if mine == 0 or mine % 64 != 0 or (block > 0 and mine != block):
             return 0
-        mine = word(data, at + 8) // item
-        if (
-            mine <= 0
-            or mine % 64 != 0
-            or (block > 0 and mine != block)
-            or (pixels + mine - 1) // mine != where.shape[1]
-        ):
+        if (pixels + mine - 1) // mine != where.shape[1]:
             return 0
         block = mine
         at += HEADER
@@ -101,10 +95,8 @@ def is_sound(function: int, data: Any, pixels: int, item: int) -> bool:
 
     The plugin trusts its input: a damaged chunk would make it read and write beyond its memory. `function` as below.
     """
-    if len(data) < HEADER or word(data, 0) != 0 or word(data, 4) != pixels * item:
-        return False
-    block = word(data, 8) // item
-    if block <= 0 or block % 8 != 0 or block * item > LARGEST_BLOCK:
+    block = block_of(data, 0, len(data), pixels, item)
+    if block == 0:
         return False
     room = np.empty(block * item, dtype=np.uint8)
     at = HEADER
@@ -152,8 +144,7 @@ def sum_blocks(
         last = starts[t + 1]
         sums[t] = -1
         full[t] = 0
-        fits = last - at >= HEADER and word(data, at) == 0 and word(data, at + 4) == pixels * item
-        if not fits or word(data, at + 8) != block * item:
+        if block_of(data, at, last, pixels, item) != block:
             continue
         at += HEADER
         group = at

@@ -33,7 +33,7 @@ from als_analysis.xpcs.events import (
 )
 from als_analysis.xpcs.fits import Fit, fit_bins
 from als_analysis.xpcs.multitau import G2, Correlator
-from als_analysis.xpcs.observe import Observer
+from als_analysis.xpcs.observe import SEGMENTS, Observer
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.precompile import EVENTS, SUMS, precompile
 from als_analysis.xpcs.qmap import QMap
@@ -45,7 +45,6 @@ from als_analysis.xpcs.tiles import Pixels, arrange
 if TYPE_CHECKING:
     from als_analysis.readers.blocks import Blocks
 
-SEGMENTS = 10
 FIT_PAIRS = 8  # lags with fewer pairs have noise that all pixels share, which their error does not show
 _USUAL_BYTES = 497 << 20  # what the analysis holds beside the interpreter where no limit is given …
 _USUAL_BYTES_PER_LANE = 2000  # … or this, for a detector larger than 512 x 512

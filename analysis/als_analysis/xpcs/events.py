@@ -22,7 +22,7 @@ from als_analysis.workers import Workers
 from als_analysis.xpcs.by_pixels import ByPixels
 from als_analysis.xpcs.kept_events import Kept
 from als_analysis.xpcs.multitau import G2, Correlator
-from als_analysis.xpcs.observe import Observer
+from als_analysis.xpcs.observe import SEGMENTS, Observer
 from als_analysis.xpcs.options import Options
 from als_analysis.xpcs.state import Mark, State, lags_for
 from als_analysis.xpcs.tiles import Pixels
@@ -35,7 +35,6 @@ MOST_KEPT = 120 << 20  # codes, of 2 bytes each
 _FEWEST_KEPT = 12 << 20  # where there is memory for a state of all pixels, too
 FRAMES_IN_BLOCK = 512
 _WORDS_IN_GROUP = 64
-_SEGMENT_BYTES = 8 * 10  # of a pixel, for its sums over segments of the frames
 
 
 class TooManyEvents(OutOfMemory):
@@ -89,7 +88,7 @@ class Room:
 
         block = min(FRAMES_IN_BLOCK, frames) * (2 * source.encoded_frame_bytes() + int(2 * MOST_OCCUPIED * pixels.size))
         fixed = INTERPRETER_BYTES + 100 * pixels.size + block
-        whole = fixed + state(pixels.tiles) + _SEGMENT_BYTES * pixels.size + 2 * _FEWEST_KEPT
+        whole = fixed + state(pixels.tiles) + 8 * SEGMENTS * pixels.size + 2 * _FEWEST_KEPT
         if whole <= options.memory:
             return cls(source.path, min(_FEWEST_KEPT + (options.memory - whole) // 2, MOST_KEPT), True)
         least = fixed + threads * state(_WORDS_IN_GROUP) + block

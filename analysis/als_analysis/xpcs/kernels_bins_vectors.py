@@ -17,7 +17,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from als_analysis.xpcs.vectors import LANES, REACH, loop
+from als_analysis.readers.instructions import loop
+from als_analysis.xpcs.vectors import LANES, REACH
 
 LAGS = REACH // 2  # lags in a block, and lanes
 

@@ -14,10 +14,10 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from als_analysis.compiled import compiled, compiled_part
-from als_analysis.readers.instructions import lz4, word
+from als_analysis.readers.instructions import loop, lz4, word
 from als_analysis.readers.unshuffle import top_plane
 from als_analysis.xpcs.kernels import add_levels
-from als_analysis.xpcs.vectors import LANES, REACH, loop
+from als_analysis.xpcs.vectors import LANES, REACH
 
 AT_ONCE = 512  # frames; their bit rows and the tile's samples fit into a core's second cache
 _VECTOR_BITS = 512

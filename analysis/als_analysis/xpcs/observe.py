@@ -15,6 +15,7 @@ from als_analysis.xpcs.tiles import Pixels
 
 F64 = NDArray[np.float64]
 _SATURATION_SAMPLES = 32
+SEGMENTS = 10  # of the frames, whose intensities are compared
 _HOT = 10.0  # times the mean of a pixel's static bin
 
 

@@ -10,7 +10,6 @@ While a pair of samples is in registers its mean is stored as well: the sample o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -18,45 +17,12 @@ from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untype
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from als_analysis.readers.instructions import loop
+
 LANES = 64  # pixels in a tile
 REACH = 8  # the longest lag inside a level
 WIDTH = 16 if get_host_cpu_features().get("avx512f") else 8  # floats in a register
 ROWS_PER_FLUSH = 64  # products summed in f32 before they are added to the f64 sums
-
-
-def loop(
-    builder: Any, start: Any, stop: Any, step: int, carried: list[Any]
-) -> tuple[Any, list[Any], Callable[[list[Any]], None]]:
-    """Open `for i in range(start, stop, step)` that carries values; gives i, the values, and how to close it.
-
-    It is closed with the values for the next turn; after that the values are those after the last turn.
-    """
-    word = start.type
-    before = builder.block
-    head = builder.append_basic_block("head")
-    body = builder.append_basic_block("body")
-    after = builder.append_basic_block("after")
-    builder.branch(head)
-    builder.position_at_end(head)
-    index = builder.phi(word)
-    index.add_incoming(start, before)
-    phis = []
-    for value in carried:
-        phi = builder.phi(value.type)
-        phi.add_incoming(value, before)
-        phis.append(phi)
-    builder.cbranch(builder.icmp_signed("<", index, stop), body, after)
-    builder.position_at_end(body)
-
-    def close(values: list[Any]) -> None:
-        following = builder.add(index, word(step))
-        index.add_incoming(following, builder.block)
-        for phi, value in zip(phis, values, strict=True):
-            phi.add_incoming(value, builder.block)
-        builder.branch(head)
-        builder.position_at_end(after)
-
-    return index, phis, close
 
 
 def _emit(builder: Any, module: Any, x: Any, rows: Any, sums: Any, y: Any, first_step: int, odd: int) -> None:
