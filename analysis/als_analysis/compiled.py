@@ -3,6 +3,8 @@
 numba keeps what it compiled by the file of the function and the types of its arguments. It does not notice when a
 function that is called, from another file, has changed, or a number that is named there, and goes on with the old code:
 after an update a result could be wrong without a word. Here all of that is part of what the code is kept by (`Kept`).
+Nor does it look at what it has read: two processes that compile a function for the first time at once, for arguments of
+different types, may give both the same file.
 
 numba compiles in one thread. Where several functions are to be compiled for the first time, another process can do some
 of them meanwhile (`elsewhere`): its code comes by the disk.
@@ -29,8 +31,10 @@ from typing import Any, TypeVar
 import numba
 from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
+from numba.core.sigutils import normalize_signature
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_PATIENCE_S = 60.0
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -70,7 +74,7 @@ def elsewhere(functions: Iterable[Any], command: Sequence[str]) -> None:
     process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
     atexit.register(_end, process)
     for kept in caches:
-        kept.process = process
+        kept.process, kept.until = process, time.monotonic() + _PATIENCE_S
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -81,7 +85,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class Kept(FunctionCache):
     """A function's compiled code on disk, valid as long as nothing that it is made of has changed."""
 
-    process: subprocess.Popen[bytes] | None = None  # which is compiling it
+    process: subprocess.Popen[bytes] | None = None  # which is compiling it …
+    until = 0.0  # … and is waited for until then
 
     def is_there(self) -> bool:
         """Whether there is code of the present sources, for arguments of whatever types."""
@@ -92,11 +97,18 @@ class Kept(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         while True:
-            coming = self.process is not None and self.process.poll() is None
+            coming = self.process is not None and self.process.poll() is None and time.monotonic() < self.until
             found = super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
             if found is not None or not coming:
                 return found
             time.sleep(0.02)
+
+    def _load_overload(self, sig: Any, target_context: Any) -> Any:
+        found = super()._load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        wanted = normalize_signature(sig)[0]  # type: ignore[no-untyped-call]
+        if found is not None and found.signature.args != wanted:
+            raise ValueError(f"{self._py_func.__name__}: what is kept for {wanted} is for {found.signature.args}")
+        return found
 
     @cached_property
     def _made_of(self) -> str:

@@ -45,6 +45,10 @@ def middle(x):
 @compiled
 def outer(x):
     return middle(x)
+
+@compiled
+def half(x):
+    return x[0] / 2
 """
 RUN = """
 from als_analysis.tried.outer import outer
@@ -110,6 +114,25 @@ def test_a_damaged_file_is_told_and_replaced(installed: Path) -> None:
     assert run(installed) == ("111 1", "")
 
 
+def test_code_for_other_types_is_not_taken(installed: Path) -> None:
+    """As two processes leave it that compile for the first time at once, each in the belief to write the first file."""
+    halves = """
+import numpy as np
+from als_analysis.tried.outer import half
+print(half(np.array([{0}], dtype="{1}")), sum(half.stats.cache_hits.values()))
+"""
+    whole, real = halves.format(3, "int32"), halves.format(5, "float32")
+    assert run(installed, whole) == ("1.5 0", "") and run(installed, real) == ("2.5 0", "")
+    one, other = (installed / "tried" / "__pycache__").glob("outer.half-*.nbc")
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    out, err = run(installed, whole)
+    assert out == "1.5 0"
+    assert "what is kept for (Array(int32" in err
+    assert run(installed, real) == ("2.5 0", "") and run(installed, whole) == ("1.5 1", "")
+
+
 def test_a_full_disk_is_told_and_nothing_else(installed: Path) -> None:
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     out, err = run(installed, f"{limit}resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n{RUN}")
@@ -135,6 +158,11 @@ def test_a_process_that_compiles_nothing_is_not_missed(installed: Path) -> None:
     noted = installed / "noted"
     assert run(installed, ELSEWHERE.format(there=f"open({str(noted)!r}, 'w')") + RUN) == ("111 1", "")
     assert not noted.exists(), "nothing is started for what is kept"
+
+
+def test_a_process_that_hangs_is_not_waited_for_for_ever(installed: Path) -> None:
+    patience = "import als_analysis.compiled\nals_analysis.compiled._PATIENCE_S = 0.2\n"
+    assert run(installed, patience + ELSEWHERE.format(there="time.sleep(60)") + RUN) == ("111 0", "")
 
 
 def test_whoever_ends_first_leaves_no_process(installed: Path) -> None:
