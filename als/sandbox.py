@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -135,7 +136,10 @@ def call(directory: Path, method: str, path: str, document: Any = None) -> Any:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        raise SandboxProblem(f"the sandbox said {error.code}: {error.read().decode(errors='replace')}") from None
+        said = error.read().decode(errors="replace")
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            said = json.loads(said)["message"]
+        raise SandboxProblem(f"the sandbox said {error.code}: {said}") from None
     except (urllib.error.URLError, OSError):
         return None
 
@@ -238,7 +242,7 @@ def fault() -> None:
 @click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help="what the kind wants besides: code=503")
 def add(directory: Path | None, service: str, kind: str, more: tuple[str, ...], **options: Any) -> None:
     """Add a fault. KIND for every service but hpss: status, 429, timeout, drop, slow, die; others are of one service
-    (sandbox/faults.py, and the module of the service).
+    (sandbox/faults.py, and the module of the service). One that the service does not have is refused, with all it has.
 
     \b
     Example:  als sandbox fault add sfapi status --route 'POST */compute/jobs/*' --when after --set code=502

@@ -28,9 +28,10 @@ def routes(box: Box, counts: dict[str, int], reset: Callable[[], None]) -> list[
 
     async def add_fault(request: Request) -> JSONResponse:
         fault = await request.json()
-        if not isinstance(fault, dict) or not {"service", "kind"} <= fault.keys():
-            return JSONResponse({"message": 'a fault is {"service", "kind", …}; see sandbox/faults.py'}, 400)
-        return JSONResponse({"id": box.add_fault(fault)}, 201)
+        try:
+            return JSONResponse({"id": box.add_fault(fault)}, 201)
+        except ValueError as problem:
+            return JSONResponse({"message": str(problem)}, 400)
 
     def list_faults(_: Request) -> JSONResponse:
         return JSONResponse({"faults": box.faults()})

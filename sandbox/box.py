@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sandbox.fault_kinds import problem_of
+
 Doc = dict[str, Any]
 
 
@@ -85,7 +87,12 @@ class Box:
     # faults: data, added by tests or by `als sandbox fault add`
 
     def add_fault(self, fault: Doc) -> int:
-        """fault: {service, route|path, kind, when: before|after, count, delay}; see faults.py for the kinds."""
+        """fault: {service, route|path, kind, when: before|after, count, delay}; see faults.py for the kinds.
+
+        Raises ValueError for one that no service plays.
+        """
+        if (problem := problem_of(fault)) is not None:
+            raise ValueError(problem)
         with self.transaction() as docs:
             cursor = docs.db.execute(
                 "insert into faults(left, doc) values(?, ?)", (int(fault.get("count", 1)), json.dumps(fault))

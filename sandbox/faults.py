@@ -19,8 +19,8 @@ Kinds handled here:
     slow       answer properly, after `delay` seconds
     die        the server itself: kill -9, and whoever supervises it starts it again
 
-All other kinds belong to the services, which take them with `box.take_fault` where they act; each says which in its
-module. For those, "path" is a glob on the file concerned, where there is one.
+All other kinds (fault_kinds.py) belong to the services, which take them with `box.take_fault` where they act; each says
+which in its module. For those, "path" is a glob on the file concerned, where there is one.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandbox.box import Box, Doc
-
-WIRE_KINDS = ("status", "429", "timeout", "drop", "slow", "die")
+from sandbox.fault_kinds import OWN, WIRE
 
 
 def of_service(service: str, kinds: tuple[str, ...], path: str | None = None) -> Callable[[Doc], bool]:
     """A `matches` for `box.take_fault`: a service's own kind, concerning `path` (faults without a path always do)."""
+
+    assert OWN[service].issuperset(kinds), "or nobody could add it"
 
     def matches(fault: Doc) -> bool:
         return (
@@ -92,7 +93,7 @@ class FaultMiddleware:
 def _matches(service: str, route: str) -> Callable[[Doc], bool]:
     def matches(fault: Doc) -> bool:
         return (
-            str(fault.get("kind")) in WIRE_KINDS
+            str(fault.get("kind")) in WIRE
             and fault.get("service") in (service, "*")
             and fnmatchcase(route, str(fault.get("route", "*")))
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from als import sandbox as als_sandbox
 from sandbox import workers
 from tests.conftest import PATIENCE_S
 
@@ -121,8 +123,26 @@ def test_faults_come_and_go_over_http(sandbox) -> None:
     assert [status_of(sandbox), status_of(sandbox), status_of(sandbox)] == [418, 418, 401]
     assert sandbox.call("GET", "/sandbox/faults")["faults"][0]["left"] == 0
     assert sandbox.call("DELETE", "/sandbox/faults") == {"faults": []}
-    with pytest.raises(urllib.error.HTTPError):
-        sandbox.call("POST", "/sandbox/faults", {"kind": "status"})
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"kind": "status"}, 'a fault is {"service", "kind", …}'),
+        ({"service": "globus", "kind": "status"}, "globus is no service: auth, hpss, scicat, sfapi, transfer or *"),
+        ({"service": "transfer", "kind": "pasued"}, "transfer has no fault pasued: 429, checksum_mismatch, "),
+        ({"service": "hpss", "kind": "drop"}, "hpss has no fault drop: bit_rot, down, "),
+        (
+            {"service": "scicat", "kind": "bit_rot"},
+            "scicat has no fault bit_rot: 429, die, drop, slow",
+        ),
+        ({"service": "*", "kind": "status", "when": "later"}, '"when" is later: before or after'),
+    ],
+)
+def test_a_fault_that_would_never_come_is_refused(sandbox, fault: dict, words: str) -> None:
+    with pytest.raises(als_sandbox.SandboxProblem, match=re.escape(f"the sandbox said 400: {words}")):
+        als_sandbox.reachable(sandbox.dir, "POST", "/sandbox/faults", fault)
+    assert sandbox.box.faults() == []
 
 
 def test_a_fault_hits_its_service_and_route_only(sandbox) -> None:
