@@ -113,7 +113,16 @@ def daemon() -> list[str]:
         return []
     import dagster as dg
 
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    from sensors.alerts import cannot_open
+
+    try:
+        opened = dg.DagsterInstance.from_config(str(home))
+    except Exception as error:  # noqa: BLE001 - whatever its storage raises
+        raise click.ClickException(
+            f"{cannot_open(error)}. So nobody knows whether its daemon runs. What to do: start its database, and do it "
+            "again; or, where its daemon is stopped for certain, do it with DAGSTER_HOME set to an empty folder"
+        ) from None
+    with opened as instance:
         beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
     ago = time.time() - max(beats, default=0)
     return [f"Dagster's daemon gave a sign of life {ago:.0f} s ago"] if ago < RECENT_S else []

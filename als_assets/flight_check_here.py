@@ -18,6 +18,7 @@ from resources.facilities import Facilities
 from resources.finding import Finding
 from resources.ledger import Ledger, WrongLedger, alerts, backup, leases
 from resources.ledger.location import ledger_url, state_dir
+from sensors.alerts import cannot_open
 
 DAEMON_S = 120.0  # Dagster itself calls a daemon alive for half an hour after its last sign
 
@@ -125,7 +126,12 @@ def dagster() -> Iterator[Finding]:
     import dagster as dg
     from dagster._core.scheduler.instigation import InstigatorStatus
 
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    try:
+        opened = dg.DagsterInstance.from_config(str(home))
+    except Exception as error:  # noqa: BLE001 - whatever its storage raises
+        yield Finding("dagster", "storage", False, f"{cannot_open(error)}. Start its database, then the daemon")
+        return
+    with opened as instance:
         yield Finding("dagster", "storage", True, f"{instance.get_runs_count()} runs in {home}")
         beats = {kind: beat.timestamp for kind, beat in instance.get_daemon_heartbeats().items()}
         wanted = [kind for kind, status in instance.get_daemon_statuses().items() if status.required]

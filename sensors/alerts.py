@@ -196,12 +196,16 @@ def _daemon(instance: Any) -> Iterator[Trouble]:
         )
 
 
+def cannot_open(error: Exception) -> str:
+    """That Dagster's storage cannot be opened, and why."""
+    return f"Dagster's storage cannot be opened: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def _unreachable(error: Exception) -> Iterator[Trouble]:
-    reason = " ".join(str(error).split())[:300]
     yield Trouble(
         "daemon/dagster",
-        f"Dagster's storage cannot be opened: {type(error).__name__}: {reason}. What to do: start its database, then "
-        "the daemon; until then nothing is noticed and nothing goes on, and nothing is lost.",
+        f"{cannot_open(error)}. What to do: start its database, then the daemon; until then nothing is noticed and "
+        "nothing goes on, and nothing is lost.",
     )
 
 

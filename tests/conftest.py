@@ -28,6 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # How long a test waits for what must come about: long, since the machine may be busy with other things. What comes ends
 # the wait at once; pytest's own limit for a test is three minutes.
 PATIENCE_S = 60
+# a dagster.yaml whose database is down: nothing listens there
+STORAGE_IS_DOWN = (
+    "telemetry: {enabled: false}\nstorage: {postgres: {postgres_url: 'postgresql://als:secret@127.0.0.1:9/dagster'}}\n"
+)
 # what an installation would put into its environment for the facility file of production
 NERSC_DTN = "9e25c000-0000-4000-8000-0000000000d0"
 PRODUCTION = {

@@ -19,6 +19,7 @@ from dagster._daemon.types import DaemonHeartbeat
 from als.main import main
 from resources import facilities
 from resources.ledger import Ledger, alerts
+from tests.conftest import STORAGE_IS_DOWN
 from tests.production.mailbox import Hook, up
 
 
@@ -81,16 +82,23 @@ def test_a_timer_s_look_tells_of_a_daemon_that_is_dead(
 def test_a_timer_s_look_tells_of_a_storage_that_is_down(
     installation: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = "postgresql://als:secret@127.0.0.1:9/dagster"  # nothing listens there
-    (tmp_path / "dagster.yaml").write_text(
-        f"telemetry: {{enabled: false}}\nstorage: {{postgres: {{postgres_url: {url}}}}}\n"
-    )
+    (tmp_path / "dagster.yaml").write_text(STORAGE_IS_DOWN)
     with up(Hook()) as hook:
         monkeypatch.setenv("ALS_ALERTS_WEBHOOK", hook.url)
         looked = als("alerts", "--look")
     assert looked.exit_code == 1 and "told: 1 new, 0 over" in looked.output
     told = hook.documents[0]["text"]
     assert "Dagster's storage cannot be opened" in told and "start its database" in told and "secret" not in told
+
+
+def test_where_nobody_knows_whether_the_daemon_runs_no_ledger_is_replaced(installation: Ledger, tmp_path: Path) -> None:
+    made = json.loads(als("ledger", "backup", "--json").stdout)["made"]["path"]
+    installation.close()
+    (tmp_path / "dagster.yaml").write_text(STORAGE_IS_DOWN)
+    refused = als("ledger", "restore", made, "--yes")
+    assert refused.exit_code == 1 and not list(tmp_path.glob("*before-restore*"))
+    assert "Dagster's storage cannot be opened" in refused.output and "start its database" in refused.output
+    assert "secret" not in refused.output and "Traceback" not in refused.output
 
 
 def test_a_backup_is_made_and_taken_back(installation: Ledger, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from beamlines.spec import Archive
 from resources import facilities
 from resources.facilities import load
 from resources.ledger import Ledger, alerts, backup, leases
+from tests.conftest import STORAGE_IS_DOWN
 
 Checked = Callable[[], tuple[int, dict[tuple[str, str], dict[str, Any]]]]
 
@@ -236,6 +237,15 @@ def test_a_dagster_whose_daemon_does_not_run_fails(checked: Checked, tmp_path: P
     code, found = checked()
     assert code == 1 and found["dagster", "storage"]["ok"]
     assert "start the daemon" in found["dagster", "daemon"]["says"]
+
+
+def test_a_dagster_whose_database_is_down_fails(checked: Checked, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/dagster.yaml").write_text(STORAGE_IS_DOWN)
+    code, found = checked()
+    assert code == 1 and list(failed(found)) == [("dagster", "storage")]
+    says = found["dagster", "storage"]["says"]
+    assert "Dagster's storage cannot be opened: " in says and "Start its database" in says and "secret" not in says
 
 
 def test_a_bug_of_one_check_hides_no_other(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
