@@ -6,6 +6,12 @@ understands. Whoever catches one decides what happens; nobody swallows it.
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+_LONGEST_S = 86400.0  # what a service may ask for: after a day it is looked at again, whatever it said
+
 
 class FacilityError(Exception):
     """A facility could not do what was asked.
@@ -45,3 +51,18 @@ class Refused(FacilityError):
 
 class NotFound(FacilityError):
     """The service answered, healthily, that the thing is not there."""
+
+
+def retry_after(text: str | None) -> float | None:
+    """Seconds that a Retry-After header asks to wait, at most a day: it has a number of them or a date (RFC 9110,
+    section 10.2.3). None for no header, a date that has passed, and what is neither."""
+    text = (text or "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        seconds = float(text)
+    else:
+        try:
+            date = parsedate_to_datetime(text)
+        except (ValueError, TypeError, OverflowError):
+            return None
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(seconds, _LONGEST_S) if seconds > 0 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import globus_sdk
 from globus_sdk import exc
 
-from resources.errors import CredentialProblem, FacilityError, NotFound, Refused, Unavailable
+from resources.errors import CredentialProblem, FacilityError, NotFound, Refused, Unavailable, retry_after
 
 NOT_FOUND = ("NotFound", "ClientError.NotFound", "TaskNotFound")
 # 502 answers that are the endpoint's opinion on the request, not an outage of it
@@ -31,7 +31,7 @@ def _cause(error: exc.NetworkError) -> str:
 def _of_login(error: globus_sdk.AuthAPIError, service: str, id_env: str, secret_env: str) -> FacilityError:
     if error.http_status == 429 or error.http_status >= 500:
         words = f"Globus Auth cannot give a token now (HTTP {error.http_status})"
-        return Unavailable(service, words, f"HTTP {error.http_status}", retry_after(error))
+        return Unavailable(service, words, f"HTTP {error.http_status}", retry_after(error.headers.get("Retry-After")))
     said = error.code or (error.raw_json or {}).get("error") or error.http_reason
     return CredentialProblem(
         service,
@@ -63,9 +63,16 @@ def _of_transfer(error: exc.GlobusAPIError, service: str, what: str, id_env: str
         words = f"the collection would not let the Globus client of {id_env} in while {what}: {said}"
         return CredentialProblem(service, words, code)
     if status == 429 or code == "TooManyPendingJobs":
-        return Unavailable(service, f"Globus wants fewer requests or tasks: {said}", code, retry_after(error))
+        return Unavailable(
+            service,
+            f"Globus wants fewer requests or tasks: {said}",
+            code,
+            retry_after(error.headers.get("Retry-After")),
+        )
     if status >= 500 and not code.endswith(_REFUSALS):
-        return Unavailable(service, f"Globus cannot do this now, {what}: {said}", code, retry_after(error))
+        return Unavailable(
+            service, f"Globus cannot do this now, {what}: {said}", code, retry_after(error.headers.get("Retry-After"))
+        )
     if status == 404 and code in NOT_FOUND:
         return NotFound(service, f"not there, {what}: {said}", code)
     if code == "EndpointNotFound":
@@ -74,9 +81,3 @@ def _of_transfer(error: exc.GlobusAPIError, service: str, what: str, id_env: str
     if status == 404:  # not in the service's own words: a proxy, or a wrong address
         return Unavailable(service, f"HTTP 404 without a reason that Globus gives, {what}: {said}", code)
     return Refused(service, f"Globus refused {what}: {said}", code)
-
-
-def retry_after(error: exc.GlobusAPIError) -> float | None:
-    """Seconds, when the service says how long to wait."""
-    text = error.headers.get("Retry-After", "")
-    return float(text) if text.isdigit() else None

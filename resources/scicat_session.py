@@ -22,7 +22,7 @@ import requests
 from pydantic import BaseModel, ConfigDict
 from pyscicat.client import ScicatClient
 
-from resources.errors import CredentialProblem, NotFound, Refused, Unavailable
+from resources.errors import CredentialProblem, NotFound, Refused, Unavailable, retry_after
 
 TOKEN_LIFE_S = 3600.0
 CONNECT_TIMEOUT_S = 10.0
@@ -148,11 +148,8 @@ class Session(ScicatClient):  # type: ignore[misc]  # pyscicat has no types
         status, said = answer.status_code, message(answer)
         code = f"HTTP {status}"
         if status == 429 or status >= 500:
-            try:
-                retry_after: float | None = float(answer.headers.get("Retry-After", ""))
-            except ValueError:
-                retry_after = None
-            raise Unavailable(self.service, f"could not {doing} now: {said}", code, retry_after)
+            after = retry_after(answer.headers.get("Retry-After"))
+            raise Unavailable(self.service, f"could not {doing} now: {said}", code, after)
         if status == 401:
             raise CredentialProblem(self.service, f"does not let {self.username!r} {doing}: {said}", code)
         if status == 404:

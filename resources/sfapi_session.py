@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from resources.errors import CredentialProblem, FacilityError, NotFound, Refused, Unavailable
+from resources.errors import CredentialProblem, FacilityError, NotFound, Refused, Unavailable, retry_after
 
 RENEW_S = 450.0  # tokens live 600 s
 ANSWER_S = 10  # how long the client waits for an answer
@@ -243,12 +243,12 @@ class Session:
         if status == 404 and healthy:
             return NotFound(self.service, f"NERSC's API does not know what it was asked to {doing}{says}", code)
         if status == 429:
-            after = error.response.headers.get("Retry-After", "")
+            after = retry_after(error.response.headers.get("Retry-After"))
             words = (
                 f"NERSC's API asks for fewer requests (asked to {doing}){says}. What to do: nothing, it goes on by "
                 "itself; if this does not end, see what else asks with this key or from this address"
             )
-            return Unavailable(self.service, words, code, float(after) if after.isdigit() else None)
+            return Unavailable(self.service, words, code, after)
         if 400 <= status < 500 and healthy:
             return Refused(self.service, f"NERSC's API refused to {doing}{says}", code)
         return Unavailable(self.service, f"NERSC's API is not available (asked to {doing})", code)
