@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -20,6 +21,8 @@ import yaml
 from als import platform
 
 HOST = "127.0.0.1"
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it
+_PR_SET_PDEATHSIG = 1
 START_S = 90.0
 LOCATION = "als"
 
@@ -107,9 +110,16 @@ class Services:
             raise ServicesProblem(f"Dagster cannot use {self.state}:\n{done.stderr[-3000:]}")
 
     def _spawn(self, name: str) -> None:
+        parent = os.getpid()
+
         def as_on_a_terminal() -> None:
             # a parent started with & ignores SIGINT, and Dagster's processes end by it
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            # who is killed cannot end them: a second daemon would then start beside the first
+            if _PRCTL is not None:
+                _PRCTL(_PR_SET_PDEATHSIG, signal.SIGINT)
+                if os.getppid() != parent:  # it was killed before that
+                    os._exit(1)
 
         with (self.state / "logs" / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
