@@ -179,7 +179,8 @@ class Runner:
                 self._child.send_signal(self.stopped_by)
             code = self._wait(self._child, feed)
             self._child = None
-        return Finished(command.id, code, round(time.monotonic() - started, 3), _last_words(error_path))
+        words = _last_words(error_path)
+        return Finished(command.id, code, round(time.monotonic() - started, 3), _killed(code, words) or words)
 
     def _wait(self, child: subprocess.Popen[bytes], feed: bytes | None) -> int:
         if child.stdin is not None:
@@ -272,6 +273,15 @@ def _last_words(path: Path, limit: int = 500) -> str:
         return one_line(f"{path}: {error}", limit)
     spoken = [line for line in lines if line.strip() and not line.lstrip().startswith("{")]
     return one_line(spoken[-1], limit) if spoken else ""
+
+
+def _killed(code: int, words: str) -> str:
+    """That a program was killed, for an exit code that says so: what it said last is no reason then."""
+    try:
+        name = signal.Signals(code - 128).name
+    except ValueError:
+        return ""
+    return one_line(f"killed by {name}" + (f"; the last that it said: {words}" if words else ""), 500)
 
 
 def _now() -> str:

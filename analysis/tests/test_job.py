@@ -72,6 +72,20 @@ def test_commands_run_in_order_and_the_outcome_says_how_each_ended(tmp_path: Pat
     assert (tmp_path / "a/1/two.out").read_text() == "$(echo x); y"
 
 
+def test_what_a_killed_program_said_last_is_not_given_as_the_reason(tmp_path: Path) -> None:
+    said = {"id": "said", "argv": ["sh", "-c", "echo 'all is well so far' >&2; kill -KILL $$"]}
+    silent = {"id": "silent", "argv": ["sh", "-c", "kill -SEGV $$"]}
+    wrapped = {"id": "wrapped", "argv": ["sh", "-c", "sh -c 'kill -KILL $$'; exit $?"]}
+    odd = {"id": "odd", "argv": ["sh", "-c", "echo odd >&2; exit 250"]}
+    _run(_request(tmp_path, said, silent, wrapped, odd))
+    assert [(c["exit"], c["message"]) for c in _outcome(tmp_path)["commands"]] == [
+        (137, "killed by SIGKILL; the last that it said: all is well so far"),
+        (139, "killed by SIGSEGV"),
+        (137, "killed by SIGKILL; the last that it said: Killed"),
+        (250, "odd"),
+    ]
+
+
 def test_when_every_command_fails_the_job_fails_with_the_first_code(tmp_path: Path) -> None:
     commands = [{"id": f"c{n}", "argv": ["sh", "-c", f"exit {n}"]} for n in (4, 5)]
     assert _run(_request(tmp_path, *commands))[0] == 4
