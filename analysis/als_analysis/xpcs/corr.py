@@ -65,11 +65,11 @@ def correlate(
     """Correlate the frames of `source` over the bins of `qmap` (multi-tau; two-time maps come at writing).
 
     Frames are divided by their mean over the used pixels unless `frame_norm` is off (a mean that is not above 0 does
-    not divide). A pixel with a value that is not finite in any processed frame is left out, and so is one that
-    the detector masks (`blemishes`), which the result's q-map tells. With `out` and `stop` a run
-    that is told to stop leaves a checkpoint beside `out`, from which the next call goes on to the same bits. Raises
-    `QMapError` (another shape than the frames', nothing left), `RawFileError`, `MetadataMissing` (no frame time),
-    `BadArguments`, `OutOfMemory`, `Preempted`.
+    not divide). A pixel with a value that is not finite in any processed frame is left out, and so is one that the
+    detector masks (see `blemishes`), which the result's q-map tells. With `out` and `stop` a run that is told to stop
+    leaves a checkpoint beside `out`, from which the next call goes on to the same bits. Raises `QMapError` (another
+    shape than the frames', nothing left), `RawFileError`, `MetadataMissing` (no frame time), `BadArguments`,
+    `OutOfMemory`, `Preempted`.
     """
     options = options or Options()
     if qmap.shape != source.shape[1:]:
