@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import click
@@ -55,16 +54,9 @@ def alerts(as_json: bool, test: bool, look: bool) -> None:
 def look_now(ledger: Any, at: Any) -> str:
     import dagster as dg
 
-    from resources.ledger.location import state_dir
-    from sensors.alerts import look, tell
+    from sensors.alerts import dagster_here, look, tell
 
-    home = Path(os.environ.get("DAGSTER_HOME") or state_dir())
-    instance: Any = None
-    try:
-        if (home / "dagster.yaml").exists():
-            instance = dg.DagsterInstance.from_config(str(home))
-    except Exception as error:  # noqa: BLE001 - whatever its storage raises: it is what staff must hear of
-        instance = error
+    instance = dagster_here()
     try:
         look(ledger, list(platform.specs().values()), at, instance, credentials_too=True)
     finally:

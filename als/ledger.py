@@ -103,25 +103,18 @@ def restore(file: Path, yes: bool) -> None:
 
 def daemon() -> list[str]:
     """A daemon that has given a sign of life just now, in words; nothing where there is no Dagster."""
-    import os
     import time
 
-    from resources.ledger.location import state_dir
+    from sensors.alerts import cannot_open, dagster_here
 
-    home = Path(os.environ.get("DAGSTER_HOME") or state_dir())
-    if not (home / "dagster.yaml").exists():
+    opened = dagster_here()
+    if opened is None:
         return []
-    import dagster as dg
-
-    from sensors.alerts import cannot_open
-
-    try:
-        opened = dg.DagsterInstance.from_config(str(home))
-    except Exception as error:  # noqa: BLE001 - whatever its storage raises
+    if isinstance(opened, Exception):
         raise click.ClickException(
-            f"{cannot_open(error)}. So nobody knows whether its daemon runs. What to do: start its database, and do it "
-            "again; or, where its daemon is stopped for certain, do it with DAGSTER_HOME set to an empty folder"
-        ) from None
+            f"{cannot_open(opened)}. So nobody knows whether its daemon runs. What to do: start its database, and do "
+            "it again; or, where its daemon is stopped for certain, do it with DAGSTER_HOME set to an empty folder"
+        )
     with opened as instance:
         beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
     ago = time.time() - max(beats, default=0)

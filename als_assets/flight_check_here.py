@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -18,7 +17,7 @@ from resources.facilities import Facilities
 from resources.finding import Finding
 from resources.ledger import Ledger, WrongLedger, alerts, backup, leases
 from resources.ledger.location import ledger_url, state_dir
-from sensors.alerts import cannot_open
+from sensors.alerts import cannot_open, dagster_here, dagster_home
 
 DAEMON_S = 120.0  # Dagster itself calls a daemon alive for half an hour after its last sign
 
@@ -118,19 +117,16 @@ def disk(settings: Alerts) -> Iterator[Finding]:
 
 def dagster() -> Iterator[Finding]:
     """Its storage answers, its daemon is alive, none of its sensors is switched off."""
-    home = Path(os.environ.get("DAGSTER_HOME") or state_dir())
-    if not (home / "dagster.yaml").exists():
+    home, opened = dagster_home(), dagster_here()
+    if opened is None:
         words = f"there is no Dagster in {home}; `als demo` starts one"
         yield Finding("dagster", "storage", None, f"{words}. If there should be one, DAGSTER_HOME names another folder")
         return
-    import dagster as dg
+    if isinstance(opened, Exception):
+        yield Finding("dagster", "storage", False, f"{cannot_open(opened)}. Start its database, then the daemon")
+        return
     from dagster._core.scheduler.instigation import InstigatorStatus
 
-    try:
-        opened = dg.DagsterInstance.from_config(str(home))
-    except Exception as error:  # noqa: BLE001 - whatever its storage raises
-        yield Finding("dagster", "storage", False, f"{cannot_open(error)}. Start its database, then the daemon")
-        return
     with opened as instance:
         yield Finding("dagster", "storage", True, f"{instance.get_runs_count()} runs in {home}")
         beats = {kind: beat.timestamp for kind, beat in instance.get_daemon_heartbeats().items()}

@@ -62,17 +62,11 @@ def _of_transfer(error: exc.GlobusAPIError, service: str, what: str, id_env: str
     if code.endswith(".LoginFailed"):
         words = f"the collection would not let the Globus client of {id_env} in while {what}: {said}"
         return CredentialProblem(service, words, code)
+    after = retry_after(error.headers.get("Retry-After"))
     if status == 429 or code == "TooManyPendingJobs":
-        return Unavailable(
-            service,
-            f"Globus wants fewer requests or tasks: {said}",
-            code,
-            retry_after(error.headers.get("Retry-After")),
-        )
+        return Unavailable(service, f"Globus wants fewer requests or tasks: {said}", code, after)
     if status >= 500 and not code.endswith(_REFUSALS):
-        return Unavailable(
-            service, f"Globus cannot do this now, {what}: {said}", code, retry_after(error.headers.get("Retry-After"))
-        )
+        return Unavailable(service, f"Globus cannot do this now, {what}: {said}", code, after)
     if status == 404 and code in NOT_FOUND:
         return NotFound(service, f"not there, {what}: {said}", code)
     if code == "EndpointNotFound":

@@ -42,7 +42,6 @@ from sandbox.fault_kinds import OWN, WIRE
 
 def of_service(service: str, kinds: tuple[str, ...], path: str | None = None) -> Callable[[Doc], bool]:
     """A `matches` for `box.take_fault`: a service's own kind, concerning `path` (faults without a path always do)."""
-
     assert OWN[service].issuperset(kinds), "or nobody could add it"
 
     def matches(fault: Doc) -> bool:

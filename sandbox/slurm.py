@@ -90,19 +90,19 @@ class Slurm:
             return None
         return pid if "slurm" in words and workers.belongs(pid, self.box_dir) else None
 
-    def processes(self, daemon: str) -> list[int]:
-        """Every process of a daemon, also one that has no pid file: whoever started it was killed, or gave up, first.
+    def processes(self) -> dict[str, list[int]]:
+        """Every process of each daemon, also one without a pid file: whoever started it was killed, or gave up, first.
 
         Such a one must end before another is started. It may hold the port, to which running jobs report, or get it
         later than the other one: two controllers, one of which hears that a job has ended, and the other is asked.
         """
-        words = os.fsencode("\0".join([*self._arguments(daemon), ""]))
-        found = []
+        named = {os.fsencode("\0".join([*self._arguments(daemon), ""])): daemon for daemon in DAEMONS}
+        found: dict[str, list[int]] = {daemon: [] for daemon in DAEMONS}
         for pid in workers.of(self.box_dir):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 program, _, arguments = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")
-                if arguments == words and b"slurm" in program:
-                    found.append(pid)
+                if b"slurm" in program and arguments in named:
+                    found[named[arguments]].append(pid)
         return found
 
     def _arguments(self, daemon: str) -> list[str]:
@@ -118,7 +118,8 @@ class Slurm:
                 absent = [daemon for daemon in DAEMONS if not self.pid(daemon)]
                 if not absent:
                     return
-                self._end(pid for daemon in absent for pid in self.processes(daemon))
+                there = self.processes()
+                self._end(pid for daemon in absent for pid in there[daemon])
                 if not self._free(absent):
                     self.down()
                     absent = [*DAEMONS]

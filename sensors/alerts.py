@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -194,6 +195,20 @@ def _daemon(instance: Any) -> Iterator[Trouble]:
         yield Trouble(
             "daemon/dagster", f"no sign of life for {ago / 60:.0f} minutes. What to do: start it; see its log."
         )
+
+
+def dagster_home() -> Path:
+    """Dagster's folder: DAGSTER_HOME, or that of all state."""
+    return Path(os.environ.get("DAGSTER_HOME") or state_dir())
+
+
+def dagster_here() -> dg.DagsterInstance | Exception | None:
+    """This installation's Dagster, to be disposed of; None where there is none, or why it cannot be opened."""
+    home = dagster_home()
+    try:
+        return dg.DagsterInstance.from_config(str(home)) if (home / "dagster.yaml").exists() else None
+    except Exception as error:  # noqa: BLE001 - whatever its storage raises: it is what staff must hear of
+        return error
 
 
 def cannot_open(error: Exception) -> str:

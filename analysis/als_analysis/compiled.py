@@ -25,10 +25,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
 from numba.core.sigutils import normalize_signature
@@ -154,8 +156,19 @@ def _parts_of(function: Callable[..., Any], seen: set[Any]) -> Iterator[str]:
         if isinstance(value, FunctionType):
             if value not in seen and value.__module__.partition(".")[0] == _PACKAGE:
                 yield from _parts_of(value, seen)
-        elif isinstance(value, (bool, int, float, str, tuple)):
-            yield f"{function.__module__}.{name} = {value!r}"
+        elif not (isinstance(value, ModuleType) or callable(value)):
+            yield f"{function.__module__}.{name} = {_written(value)}"
+
+
+def _written(value: Any) -> str:
+    """A value that compiled code has in it, whole: of two that differ the words differ."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, (int, float, str, tuple, np.generic)):
+        return repr(value)
+    if isinstance(value, (ir.Type, ir.Constant)):
+        return str(value)
+    raise TypeError(f"compiled code names a {type(value).__name__}, whose changes would go unnoticed")
 
 
 def _names_in(code: CodeType) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import shutil
 import subprocess
@@ -10,13 +12,19 @@ from pathlib import Path
 
 import als_analysis
 import pytest
+from als_analysis.compiled import Kept
 from als_analysis.xpcs import kernels_bins, precompile
 from als_analysis.xpcs.cli import main
 from numba.core.caching import NullCache
 
+NUMBER = """
+import numpy as np
+NUMBER = 100
+TABLE = np.arange(2) * 0
+"""
 HELPER = """
 from als_analysis.compiled import compiled_part
-from als_analysis.tried.number import NUMBER
+from als_analysis.tried.number import NUMBER, TABLE
 from numba.extending import intrinsic
 from numba.core import types
 
@@ -32,7 +40,7 @@ times = intrinsic(typed)
 
 @compiled_part
 def inner(x):
-    return times(x) + 10 + NUMBER
+    return times(x) + 10 + NUMBER + TABLE[1]
 """
 OUTER = """
 from als_analysis.compiled import compiled
@@ -63,7 +71,7 @@ def installed(tmp_path: Path) -> Path:
     shutil.copytree(Path(als_analysis.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     tried = package / "tried"
     tried.mkdir()
-    for name, text in {"__init__": "", "number": "NUMBER = 100\n", "helper": HELPER, "outer": OUTER}.items():
+    for name, text in {"__init__": "", "number": NUMBER, "helper": HELPER, "outer": OUTER}.items():
         (tried / f"{name}.py").write_text(text)
     return package
 
@@ -91,8 +99,10 @@ def test_kept_code_is_taken_as_long_as_nothing_in_it_has_changed(installed: Path
     assert run(installed) == ("121 0", ""), "a function that is called by one that it calls, in another file"
     replace(tried / "number.py", "100", "200")
     assert run(installed) == ("221 0", ""), "a number from a third file"
+    replace(tried / "number.py", "* 0", "* 1000")
+    assert run(installed) == ("1221 0", ""), "an array from there"
     replace(tried / "helper.py", "return 1\n", "return 2\n")
-    assert run(installed) == ("222 0", ""), "what an instruction is made with"
+    assert run(installed) == ("1222 0", ""), "what an instruction is made with"
 
 
 def test_without_a_folder_that_can_be_written_it_is_compiled_each_time(installed: Path) -> None:
@@ -219,3 +229,15 @@ def test_a_place_where_nothing_can_be_kept_is_an_error_of_its_installation(
     monkeypatch.setattr(kernels_bins.reduce_tiles, "_cache", NullCache())
     assert main(["compile"]) == 8
     assert "set NUMBA_CACHE_DIR to a folder that can be written and has room" in capsys.readouterr().err
+
+
+def test_all_that_the_loops_of_this_package_name_is_part_of_what_they_are_kept_by() -> None:
+    """A value of a kind that is not known there raises TypeError."""
+    package = Path(als_analysis.__file__).parent
+    for path in package.rglob("*.py"):
+        if "als_analysis.compiled import" in path.read_text():
+            name = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+            importlib.import_module(name)
+    caches = [one for one in gc.get_objects() if type(one) is Kept]
+    assert len(caches) > 40
+    assert len({cache._made_of for cache in caches}) > 20

@@ -36,11 +36,16 @@ def precompile(what: str, options: Options, threads: int) -> None:
     if options.memory is not None or threads == 1:
         return
     from als_analysis.compiled import elsewhere
-    from als_analysis.xpcs import kernels_bins, kernels_frames, kernels_sparse
 
-    functions = [kernels_bins.reduce_tiles, kernels_frames.add_segments]
+    functions: list[Any]
     if what == EVENTS:
-        functions = [kernels_sparse.add_events]  # the other two are under way
+        from als_analysis.xpcs import kernels_sparse
+
+        functions = [kernels_sparse.add_events]  # the sums are under way
+    else:
+        from als_analysis.xpcs import kernels_bins, kernels_frames
+
+        functions = [kernels_bins.reduce_tiles, kernels_frames.add_segments]
     elsewhere(functions, [sys.executable, "-P", "-m", __name__, what])
 
 
