@@ -191,6 +191,7 @@ def test_a_job_that_slurm_forgot_is_a_node_failure_and_its_number_is_not_used_ag
     for path in state.glob("job_state*"):
         path.unlink()
     os.kill(controller or 0, signal.SIGKILL)
+    until(lambda: pids(slurm_sandbox)[CONTROLLER] != controller)  # it is asked as long as it is not quite gone
     assert ended(slurm_sandbox, job_id) == "NODE_FAIL"
     assert int(submit(slurm_sandbox, "true")) > int(job_id)
 
